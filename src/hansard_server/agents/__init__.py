@@ -1,0 +1,1 @@
+"""What answers: the agent loop, models and tools. Knows neither the store nor the wire."""

@@ -1,0 +1,206 @@
+"""What the agent loop is given and what it asks for: models, tools, files and the turn's record."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
+
+from hansard_server.domain.records import Usage
+
+Json = Any
+"""A JSON value as Python has it."""
+
+
+class TextKind(Enum):
+    """What an open text will be stored as."""
+
+    THINKING = "thinking"
+    OUTPUT = "agent_output"
+
+
+# What a model says, part by part -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of a text. Another kind than the open one's ends that text first."""
+
+    kind: TextKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextEnd:
+    """The open text is whole. A model may end a text and begin another of the same kind."""
+
+    provider_data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model wants a tool run: `name` is the tool's configuration name in the agent.
+
+    `scripted_result` is for models that bring the result with the call; nothing is run then.
+    """
+
+    name: str
+    arguments_json: str
+    provider_data: bytes = b""
+    scripted_result: ScriptedResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedResult:
+    """A tool result that a script gives, after a pause."""
+
+    output_json: str
+    error: bool = False
+    pause_s: float = 0.0
+
+
+Part = TextDelta | TextEnd | ToolCall | Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDescription:
+    """A tool as the model sees it."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One model call.
+
+    Attributes:
+        step: counts the model calls of the turn from 0.
+        instructions: the agent's instructions, rendered.
+        history: the visible events that the model gets, in the order in which it gets them; the
+            input and what the turn has stored so far included.
+        tools: what the model may call.
+        parameters: the agent's model parameters.
+    """
+
+    step: int
+    instructions: tuple[str, ...]
+    history: tuple[event_pb2.Event, ...]
+    tools: tuple[ToolDescription, ...]
+    parameters: Mapping[str, Json]
+
+
+class Model(Protocol):
+    """Something that answers."""
+
+    def check_parameters(self, parameters: Mapping[str, Json]) -> None:
+        """Raise InvalidAgentConfiguration, naming the parameter, when the model can't use them."""
+        ...
+
+    def respond(self, request: ModelRequest) -> AsyncIterator[Part]:
+        """Yield the answer's parts. Raises ModelFailed when it can't go on."""
+        ...
+
+
+class ModelFailed(Exception):  # noqa: N818 - reads as what happened
+    """The model can't go on; the message is for people and holds no secret."""
+
+
+# Tools ---------------------------------------------------------------------------------------------
+
+
+class SessionFiles(Protocol):
+    """The artifacts of one session, for its agent's tools."""
+
+    async def list_files(self, limit: int) -> Sequence[artifact_pb2.Artifact]:
+        """Return the newest artifacts, at most `limit`, the newest first."""
+        ...
+
+    async def get_file(self, artifact_id: str) -> artifact_pb2.Artifact:
+        """Return the artifact. Raises ArtifactNotFound."""
+        ...
+
+    def read_file(
+        self, artifact_id: str, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes in chunks; never the whole file at once. Raises ArtifactNotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """What a tool may use while it runs."""
+
+    files: SessionFiles
+    session: session_pb2.Session
+
+
+class ToolError(Exception):
+    """The tool can't do what it was asked; the message is meant to help the model."""
+
+
+class Tool(Protocol):
+    """Something that an agent can use. `name` is the field's name in ToolConfiguration."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Json]
+
+    async def run(self, arguments: Mapping[str, Json], context: ToolContext) -> Json:
+        """Return the result, a JSON object. Raises ToolError."""
+        ...
+
+
+# The turn ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnContext:
+    """What a turn runs under: everything as it was when the turn started."""
+
+    agent: agent_pb2.Agent
+    session: session_pb2.Session
+    files: SessionFiles
+
+
+class TurnRecorder(Protocol):
+    """What a running turn writes. Nothing that is written is shown before it is on disk, but deltas.
+
+    Events that wait are written together, in order, by the next `flush`, or before the next delta;
+    what still waits when the loop returns is written in the transaction that ends the turn.
+    """
+
+    async def show(self, kind: TextKind, text: str) -> None:
+        """Show more of the open text to readers, opening one when there is none; what waits is
+        flushed before. At most one text is open: the caller ends it before it shows another kind."""
+        ...
+
+    def end_text(self, provider_data: bytes = b"") -> None:
+        """Make the open text an event that waits. Does nothing when no text is open."""
+        ...
+
+    def add(self, payload: event_pb2.Event) -> None:
+        """Add an event that waits; of `payload` only its payload field counts."""
+        ...
+
+    def add_usage(self, usage: Usage) -> None:
+        """Add to the turn's usage."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an event waits to be written."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything that waits is on disk."""
+        ...
+
+    async def history(self) -> Sequence[event_pb2.Event]:
+        """Return the newest visible events of the session up to now, by sequence, bounded in bytes;
+        what waits is flushed before."""
+        ...

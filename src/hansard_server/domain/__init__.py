@@ -1,0 +1,1 @@
+"""What Hansard is about, in plain Python: no room of the house may be imported here."""

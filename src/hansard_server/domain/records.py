@@ -1,0 +1,244 @@
+"""Records: what the store keeps, as the other rooms see it. Times are whole microseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class EventType(IntEnum):
+    """What an event is; the values are the field numbers in the contract's Event."""
+
+    INPUT_MESSAGE = 20
+    THINKING = 21
+    TOOL_INPUT = 22
+    TOOL_OUTPUT = 23
+    AGENT_OUTPUT = 24
+    STRUCTURED_OUTPUT = 25
+    ARTIFACT_UPLOAD = 26
+    IMAGE_READ = 27
+    CONTEXT_LIMIT_EXCEEDED = 28
+    COMPACTION = 29
+    SESSION_INTERRUPTED = 30
+    CUSTOM = 31
+
+
+class SessionStatus(IntEnum):
+    """What a session is doing; the values are the contract's."""
+
+    IDLE = 1
+    RUNNING = 2
+    REQUIRES_ACTION = 3
+
+
+class TurnStatus(IntEnum):
+    """How far a turn is; the values are the contract's."""
+
+    QUEUED = 1
+    RUNNING = 2
+    REQUIRES_ACTION = 3
+    COMPLETED = 4
+    FAILED = 5
+    INTERRUPTED = 6
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen in the turn."""
+        return self >= TurnStatus.COMPLETED
+
+
+class HideReason(IntEnum):
+    """Why the model does not see an event; the values are the contract's."""
+
+    NONE = 0
+    MANUAL = 1
+    COMPACTION = 2
+
+
+class ArtifactSource(IntEnum):
+    """Who made an artifact; the values are the contract's."""
+
+    UPLOAD = 1
+    TOOL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request_id and the SHA-256 of what it stands for (32 bytes)."""
+
+    request_id: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that model calls used."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRecord:
+    """An agent. `configuration` (model, first_step, tools) and `metadata` are serialized messages."""
+
+    tenant: str
+    uid: str
+    key: str
+    name: str
+    description: str
+    configuration: bytes
+    metadata: bytes
+    enabled: bool
+    etag: str
+    created_at_us: int
+    updated_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """What callers set of a session. `metadata` and `forked_from` are serialized messages."""
+
+    tenant: str
+    uid: str
+    agent_uid: str
+    agent_key: str
+    key: str
+    name: str
+    description: str
+    metadata: bytes
+    enabled: bool
+    tti_minutes: int
+    forked_from: bytes | None = None
+    etag: str
+    created_at_us: int
+    updated_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionHead:
+    """What moves with every event of a session."""
+
+    last_sequence: int = 0
+    status: SessionStatus = SessionStatus.IDLE
+    unfinished_turn_id: str | None = None
+    queued_turns: int = 0
+    usage: Usage = field(default_factory=Usage)
+    expire_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """A session with its head, as they were at one moment."""
+
+    record: SessionRecord
+    head: SessionHead
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Generic[T]):
+    """What a request_id made: its fingerprint, and the record as it was when it was made."""
+
+    fingerprint: bytes
+    first_answer: T
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRef:
+    """A session that exists, found by its keys."""
+
+    tenant: str
+    uid: str
+    agent_key: str
+    key: str
+    agent_uid: str
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """An event. `payload` is a serialized Event that holds its payload field alone.
+
+    A tombstone has an empty payload and `deleted_at_us`.
+    """
+
+    id: str
+    sequence: int
+    type: EventType
+    turn_id: str | None
+    created_at_us: int
+    payload: bytes
+    tool_call_id: str | None = None
+    hide_reason: HideReason = HideReason.NONE
+    deleted_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A tool call of a turn that has no output yet."""
+
+    tool_call_id: str
+    tool_configuration_name: str
+    tool_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord:
+    """A turn. `input`, `pending_calls` and `error` are serialized messages.
+
+    `input` is a TurnInput, whose bytes are those of the Event payload that it becomes. `number`
+    counts the turns of a session from 1, in the order in which their inputs were accepted.
+    """
+
+    tenant: str
+    session_uid: str
+    id: str
+    number: int
+    status: TurnStatus
+    input_event_id: str
+    input_type: EventType
+    input: bytes
+    first_sequence: int = 0
+    last_sequence: int = 0
+    pending_calls: bytes = b""
+    attempt: int = 0
+    error: bytes = b""
+    usage: Usage = field(default_factory=Usage)
+    open_calls: tuple[OpenCall, ...] = ()
+    fence: int = 0
+    created_at_us: int
+    started_at_us: int | None = None
+    ended_at_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRecord:
+    """A file of a session; `blob_key` names its bytes in the object store."""
+
+    tenant: str
+    session_uid: str
+    id: str
+    filename: str
+    mime_type: str
+    size_bytes: int
+    sha256: bytes
+    description: str
+    metadata: bytes
+    ttl_days: int | None
+    source: ArtifactSource
+    blob_key: str
+    created_at_us: int
+    updated_at_us: int
+    expire_at_us: int | None = None

@@ -1,0 +1,320 @@
+"""The seam of the store: what the rooms above may ask of it, and which errors must come back.
+
+Every method takes the tenant: no row of another one is ever seen. Times are whole microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, overload
+
+from hansard_server.domain.records import (
+    AgentRecord,
+    ArtifactRecord,
+    Claim,
+    Claimed,
+    EventRecord,
+    EventType,
+    SessionRecord,
+    SessionRef,
+    SessionView,
+    TurnRecord,
+)
+from hansard_server.repository.commands import (
+    Accepted,
+    AcceptInput,
+    Appended,
+    AppendDrafts,
+    Finished,
+    FinishTurn,
+    Recorded,
+    RecordStep,
+    SessionName,
+    StartNext,
+    TakeTurn,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a list by creation stands: the last row seen."""
+
+    created_at_us: int
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreationScan:
+    """Rows by (created_at, uid): from `after` on, inside [created_from, created_before)."""
+
+    limit: int
+    after: Position | None = None
+    descending: bool = False
+    created_from_us: int | None = None
+    created_before_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventScan:
+    """Events by sequence, both bounds exclusive; rows that don't match count as examined.
+
+    Attributes:
+        after_sequence: only higher sequences; 0: from the first.
+        before_sequence: only lower sequences; None: to the last.
+        limit: how many matching events at most.
+        max_bytes: the page ends when its payloads together would be larger, with at least one.
+        max_rows: how many rows are examined at most.
+        types: only these; empty: all.
+        include_hidden: hidden events and tombstones too.
+    """
+
+    limit: int
+    max_bytes: int
+    max_rows: int
+    after_sequence: int = 0
+    before_sequence: int | None = None
+    descending: bool = False
+    types: frozenset[EventType] = frozenset()
+    turn_id: str | None = None
+    include_hidden: bool = False
+    created_from_us: int | None = None
+    created_before_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Matching events in order; `resume_at` is the sequence to go on from, None at the end.
+
+    Going on means the same scan with `after_sequence` (descending: `before_sequence`) set to it.
+    """
+
+    events: tuple[EventRecord, ...]
+    resume_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactTotals:
+    """What the artifacts of a session amount to."""
+
+    files: int
+    size_bytes: int
+
+
+class ReadTx(Protocol):
+    """Reads, all of one moment."""
+
+    # Agents -----------------------------------------------------------------------------------
+
+    def get_agent(self, tenant: str, agent_key: str) -> AgentRecord:
+        """Return the agent. Raises AgentNotFound."""
+        ...
+
+    def get_agent_by_uid(self, tenant: str, agent_uid: str) -> AgentRecord:
+        """Return the agent, deleted or not, while its row lasts. Raises AgentNotFound."""
+        ...
+
+    def find_agent_claim(self, tenant: str, request_id: str) -> Claimed[AgentRecord] | None:
+        """Return what CreateAgent made under this request_id, even if deleted since."""
+        ...
+
+    def scan_agents(self, tenant: str, scan: CreationScan) -> Sequence[AgentRecord]:
+        """Return at most `scan.limit` agents."""
+        ...
+
+    # Sessions ---------------------------------------------------------------------------------
+
+    def resolve_session(self, name: SessionName) -> SessionRef:
+        """Return the session by its keys. Raises AgentNotFound, SessionNotFound (also when
+        `name.uid` is given and another)."""
+        ...
+
+    def get_session(self, tenant: str, agent_key: str, session_key: str) -> SessionView:
+        """Return the session and its head. Raises AgentNotFound, SessionNotFound."""
+        ...
+
+    def find_session_claim(
+        self, tenant: str, agent_uid: str, request_id: str
+    ) -> Claimed[SessionRecord] | None:
+        """Return what CreateSession made under this request_id, even if deleted since."""
+        ...
+
+    def scan_sessions(
+        self, tenant: str, agent_uid: str, scan: CreationScan
+    ) -> Sequence[SessionView]:
+        """Return at most `scan.limit` sessions of the agent."""
+        ...
+
+    def find_expired_sessions(self, now_us: int, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant, uid) of sessions whose time has run out, of every tenant."""
+        ...
+
+    # Events and turns: the session was resolved before, and may be gone meanwhile -----------------
+
+    def last_sequence(self, tenant: str, session_uid: str) -> int:
+        """Return the session's last sequence. Raises SessionNotFound when it was deleted."""
+        ...
+
+    def get_event(self, tenant: str, session_uid: str, event_id: str) -> EventRecord:
+        """Return the event, or its tombstone. Raises EventNotFound."""
+        ...
+
+    def scan_events(self, tenant: str, session_uid: str, scan: EventScan) -> EventPage:
+        """Return a page. Its cost does not grow with the session nor with the page's place."""
+        ...
+
+    def get_turn(self, tenant: str, session_uid: str, turn_id: str) -> TurnRecord:
+        """Return the turn. Raises TurnNotFound."""
+        ...
+
+    def scan_turns(
+        self, tenant: str, session_uid: str, *, after_number: int | None, descending: bool, limit: int
+    ) -> Sequence[TurnRecord]:
+        """Return turns by number, beyond `after_number` in the direction of the scan."""
+        ...
+
+    def queue_position(self, tenant: str, session_uid: str, turn_number: int) -> int:
+        """Return the place of a waiting turn among the waiting ones, from 1."""
+        ...
+
+    def find_unfinished_turns(self, limit: int, *, expired_only: bool) -> Sequence[TurnRecord]:
+        """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked."""
+        ...
+
+    def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
+        ...
+
+    # Artifacts ----------------------------------------------------------------------------------
+
+    def get_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
+        """Return the artifact. Raises ArtifactNotFound."""
+        ...
+
+    def get_artifacts(
+        self, tenant: str, session_uid: str, artifact_ids: Sequence[str]
+    ) -> dict[str, ArtifactRecord]:
+        """Return those that exist, by id."""
+        ...
+
+    def scan_artifacts(
+        self, tenant: str, session_uid: str, scan: CreationScan
+    ) -> Sequence[ArtifactRecord]:
+        """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
+        ...
+
+    def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
+        """Return how many files the session has, and their bytes together."""
+        ...
+
+
+class WriteTx(ReadTx, Protocol):
+    """Reads and writes, committed together. A decision that raises leaves nothing."""
+
+    def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:
+        """Write a new agent. The caller has seen in this transaction that key and claim are free;
+        if somebody was faster, the store runs the whole decision again."""
+        ...
+
+    def update_agent(self, agent: AgentRecord) -> None:
+        """Replace what callers set of the agent with this uid."""
+        ...
+
+    def delete_agent(self, tenant: str, agent_uid: str, now_us: int) -> None:
+        """Hide the agent: its key is free, its sessions are deleted soon after by the purge."""
+        ...
+
+    def insert_session(self, session: SessionRecord, claim: Claim | None) -> None:
+        """Write a new, empty session and its head; as insert_agent."""
+        ...
+
+    def update_session(self, session: SessionRecord) -> None:
+        """Replace what callers set of the session with this uid; its expiry follows."""
+        ...
+
+    def delete_session(self, tenant: str, session_uid: str, now_us: int) -> bool:
+        """Hide the session, end its unfinished turns as INTERRUPTED. False: it was gone already."""
+        ...
+
+    def delete_expired_session(self, tenant: str, session_uid: str, now_us: int) -> bool:
+        """Delete the session if, under its lock, its time has still run out."""
+        ...
+
+    def purge_deleted(self, now_us: int, *, keep_rows_us: int, max_rows: int) -> int:
+        """Remove rows of deleted agents and sessions, at most `max_rows`; return how many.
+
+        The rows that carry claims stay for `keep_rows_us` after the deletion.
+        """
+        ...
+
+    def delete_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
+        """Remove the artifact, and return it. Raises ArtifactNotFound."""
+        ...
+
+    def renew_leases(self, owner: str, duration_s: float) -> None:
+        """Renew the leases of all turns that the owner runs, by one statement."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a commit did to one session: a hint; the record is the truth.
+
+    Attributes:
+        events: new events, in order; may be fewer than there are.
+        changed_ids: stored events that were hidden, unhidden or deleted.
+        turn: a turn that started or ended.
+        deleted: the session is gone.
+    """
+
+    tenant: str
+    session_uid: str
+    events: tuple[EventRecord, ...] = ()
+    changed_ids: tuple[str, ...] = ()
+    turn: TurnRecord | None = None
+    deleted: bool = False
+
+
+class Store(Protocol):
+    """A store: runs decisions and commands, tells of commits.
+
+    All methods are called in the event loop; the work itself runs elsewhere. Raises
+    StoreUnavailable when the database does not answer, within a bounded time.
+    """
+
+    async def read(self, query: Callable[[ReadTx], T]) -> T:
+        """Return the query's result. Reads never wait for writes."""
+        ...
+
+    async def write(self, decide: Callable[[WriteTx], T]) -> T:
+        """Return the decision's result after its commit. It may run more than once, so it has no
+        side effect; a domain error that it raises comes back as it is."""
+        ...
+
+    @overload
+    async def submit(self, command: AppendDrafts) -> Appended: ...
+    @overload
+    async def submit(self, command: AcceptInput) -> Accepted: ...
+    @overload
+    async def submit(self, command: RecordStep) -> Recorded: ...
+    @overload
+    async def submit(self, command: FinishTurn) -> Finished: ...
+    @overload
+    async def submit(self, command: TakeTurn) -> TurnRecord: ...
+    @overload
+    async def submit(self, command: StartNext) -> TurnRecord | None: ...
+
+    def listen(self, on_change: Callable[[Change], None]) -> AbstractContextManager[None]:
+        """Have `on_change` called in the loop after every commit of this process, until exit."""
+        ...
+
+    async def check(self) -> None:
+        """Return when the database answers and has the schema that this code knows."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, and give everything back."""
+        ...

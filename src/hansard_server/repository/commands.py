@@ -1,0 +1,244 @@
+"""Commands: the hot writes as data, so that the store can do whatever waits in one transaction.
+
+Every command works on one session, under the lock of that session's head. The store decides the
+commands of a batch in arrival order; each succeeds whole, or raises its domain error and leaves
+nothing. Their docstrings are the contract that every store is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from hansard_server.domain.records import (
+    ArtifactRecord,
+    Claim,
+    EventRecord,
+    EventType,
+    OpenCall,
+    TurnRecord,
+    TurnStatus,
+    Usage,
+)
+
+
+class ClaimScope(IntEnum):
+    """The call that a request_id was given to; ids of different calls never meet."""
+
+    SEND_EVENT = 1
+    APPEND_EVENTS = 2
+    UPLOAD_ARTIFACTS = 3
+
+
+class WhenBusy(Enum):
+    """What is done with an input while a turn is unfinished."""
+
+    QUEUE = "queue"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionName:
+    """A session as a caller names it; `uid`, when given, must be the incarnation's."""
+
+    tenant: str
+    agent_key: str
+    session_key: str
+    uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An event before it has a sequence.
+
+    Attributes:
+        id: `aev_…`.
+        given_id: the caller chose the id, so that it may exist already.
+        payload: a serialized Event that holds its payload field alone.
+        tool_call_id: of a tool_input or tool_output.
+        opens: of a tool_input: the call as it is known until it has its output.
+    """
+
+    id: str
+    type: EventType
+    payload: bytes
+    given_id: bool = False
+    tool_call_id: str | None = None
+    opens: OpenCall | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who runs a turn, and for how long from now unless renewed. The database's clock counts."""
+
+    owner: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRef:
+    """A running turn in the hands of its owner; `fence` is the token that the owner was given."""
+
+    tenant: str
+    session_uid: str
+    turn_id: str
+    fence: int
+
+
+CloseCall = Callable[[OpenCall], Draft]
+"""Returns the tool_output that closes a call which got none. Must be pure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """Files that come with an append, and what the session's files together may amount to."""
+
+    artifacts: tuple[ArtifactRecord, ...]
+    max_files: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendDrafts:
+    """Write a caller's events, all or none. Result: Appended.
+
+    Raises, checked in this order: AgentNotFound, SessionNotFound; RequestIdReused, or the first
+    answer again when the claim was made with this fingerprint; AgentDisabled, SessionDisabled;
+    SessionBusy while a turn is unfinished and any draft is not CUSTOM, unless `while_busy`;
+    SequenceMismatch (metadata `last_sequence`); QuotaExceeded for the `upload`'s files; EventAlreadyExists when a given id has another type or payload, or a
+    tool_input's call id is taken; ToolCallNotPending for a tool_output whose call is not open.
+    A draft whose given id, type and payload are stored already is answered with where it is and
+    written no second time.
+    """
+
+    session: SessionName
+    drafts: tuple[Draft, ...]
+    scope: ClaimScope = ClaimScope.APPEND_EVENTS
+    claim: Claim | None = None
+    expected_last_sequence: int | None = None
+    while_busy: bool = False
+    upload: Upload | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """Where the drafts stand: (event id, sequence) each."""
+
+    session_uid: str
+    events: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptInput:
+    """Take an input: start its turn in an idle session, queue it in a busy one. Result: Accepted.
+
+    The turn's input event is written when the turn starts, and not before. Raises, in this order:
+    AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
+    SessionDisabled; SessionBusy (REJECT, or `expected_last_sequence` given); SequenceMismatch;
+    QueueFull when `queue_max_inputs` wait.
+    """
+
+    session: SessionName
+    turn_id: str
+    input: Draft
+    when_busy: WhenBusy
+    queue_max_inputs: int
+    lease: Lease
+    claim: Claim | None = None
+    expected_last_sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The turn that an input made.
+
+    `position` counts from 1 when the turn waits. `claimed` says that an earlier request with this
+    request_id made it, and that this one changed nothing. `last_sequence` is the session's.
+    """
+
+    turn: TurnRecord
+    position: int | None
+    claimed: bool
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordStep:
+    """Write events of a running turn, and add to its usage. Result: Recorded.
+
+    Raises LeaseLost when the turn is not RUNNING under this fence any more (the session was
+    deleted, somebody took the turn over or ended it): nothing is written.
+    """
+
+    turn: TurnRef
+    drafts: tuple[Draft, ...]
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The events as they were stored, and the session's last sequence."""
+
+    events: tuple[EventRecord, ...]
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishTurn:
+    """End a running turn. Result: Finished.
+
+    In one transaction: its last events are written, each of its open calls gets the output that
+    `close_call` makes, the turn gets its status, and the session's next waiting turn, if there is
+    one and `start_next` holds, starts under the lease. Raises LeaseLost as RecordStep does.
+    """
+
+    turn: TurnRef
+    status: TurnStatus
+    close_call: CloseCall
+    lease: Lease
+    drafts: tuple[Draft, ...] = ()
+    usage: Usage = Usage()
+    error: bytes = b""
+    start_next: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The ended turn, the events that ended it, and the turn that runs next, if any."""
+
+    turn: TurnRecord
+    events: tuple[EventRecord, ...]
+    last_sequence: int
+    next_turn: TurnRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeTurn:
+    """Take over a running turn from an owner that is gone. Result: TurnRecord, with a new fence.
+
+    Unless `force`, raises LeaseLost while the lease has not run out. Raises LeaseLost too when the
+    turn is not RUNNING.
+    """
+
+    tenant: str
+    session_uid: str
+    turn_id: str
+    lease: Lease
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartNext:
+    """Start the next waiting turn of a session where nothing runs. Result: TurnRecord or None."""
+
+    tenant: str
+    session_uid: str
+    lease: Lease
+
+
+Command = AppendDrafts | AcceptInput | RecordStep | FinishTurn | TakeTurn | StartNext
+
+
+class LeaseLost(Exception):  # noqa: N818 - a state of affairs, as in every text on leases
+    """The turn is in other hands, or has ended: whoever gets this stops working on it."""

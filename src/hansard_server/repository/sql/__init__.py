@@ -1,0 +1,1 @@
+"""The store in SQLAlchemy Core, one implementation for SQLite and PostgreSQL."""

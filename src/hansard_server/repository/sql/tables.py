@@ -1,0 +1,310 @@
+"""Tables: the one schema of both databases, in SQLAlchemy Core.
+
+Rows of a session hang on (tenant, session_uid); keys are a lookup. Times are whole microseconds.
+What changes with every event stands in `session_heads`, a narrow row that has no index but the
+expiry's, so that the session row and its indexes rest.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _tenant() -> Column[str]:
+    return Column("tenant", String(64), primary_key=True)
+
+
+def _session_uid() -> Column[str]:
+    return Column("session_uid", String(64), primary_key=True)
+
+
+agents = Table(
+    "agents",
+    metadata,
+    _tenant(),
+    Column("uid", String(64), primary_key=True),
+    Column("key", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("configuration", LargeBinary, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("etag", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    # The claim of the request that made the row lives on the row. `first_answer` is the row as it
+    # was made, kept from the first update on, and only where there is a claim.
+    Column("request_id", String(128)),
+    Column("fingerprint", LargeBinary),
+    Column("first_answer", LargeBinary),
+)
+Index(
+    "agents_by_key",
+    agents.c.tenant,
+    agents.c.key,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "agents_by_creation",
+    agents.c.tenant,
+    agents.c.created_at,
+    agents.c.uid,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "agents_by_claim",
+    agents.c.tenant,
+    agents.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+Index(
+    "agents_deleted",
+    agents.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _tenant(),
+    Column("uid", String(64), primary_key=True),
+    Column("agent_uid", String(64), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("tti_minutes", Integer, nullable=False),
+    Column("forked_from", LargeBinary),
+    Column("etag", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("purged", Boolean, nullable=False, server_default=text("false")),
+    Column("request_id", String(128)),
+    Column("fingerprint", LargeBinary),
+    Column("first_answer", LargeBinary),
+)
+Index(
+    "sessions_by_key",
+    sessions.c.tenant,
+    sessions.c.agent_uid,
+    sessions.c.key,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "sessions_by_creation",
+    sessions.c.tenant,
+    sessions.c.agent_uid,
+    sessions.c.created_at,
+    sessions.c.uid,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "sessions_by_claim",
+    sessions.c.tenant,
+    sessions.c.agent_uid,
+    sessions.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+Index(
+    "sessions_deleted",
+    sessions.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
+
+session_heads = Table(
+    "session_heads",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("last_sequence", BigInteger, nullable=False),
+    # Of the last event, so that event times never decrease.
+    Column("last_event_at", BigInteger, nullable=False),
+    # Of the last event or end of a turn; the expiry counts from here.
+    Column("last_active_at", BigInteger, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("unfinished_turn_id", String(64)),
+    Column("queued_turns", Integer, nullable=False),
+    Column("turn_count", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("artifact_files", Integer, nullable=False),
+    Column("artifact_bytes", BigInteger, nullable=False),
+    Column("expire_at", BigInteger),
+    Column("deleted", Boolean, nullable=False),
+)
+Index(
+    "session_heads_expiring",
+    session_heads.c.expire_at,
+    sqlite_where=text("expire_at IS NOT NULL"),
+    postgresql_where=text("expire_at IS NOT NULL"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("id", String(64), nullable=False),
+    Column("type", SmallInteger, nullable=False),
+    Column("turn_id", String(64)),
+    Column("created_at", BigInteger, nullable=False),
+    Column("hide_reason", SmallInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("tool_call_id", String(128)),
+    Column("size_bytes", Integer, nullable=False),
+    # A serialized Event that holds its payload field alone: put behind an encoded header it is the
+    # whole Event.
+    Column("payload", LargeBinary, nullable=False),
+)
+Index("events_by_id", events.c.tenant, events.c.session_uid, events.c.id, unique=True)
+Index(
+    "events_by_tool_call",
+    events.c.tenant,
+    events.c.session_uid,
+    events.c.tool_call_id,
+    events.c.type,
+    unique=True,
+    sqlite_where=text("tool_call_id IS NOT NULL"),
+    postgresql_where=text("tool_call_id IS NOT NULL"),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("scope", SmallInteger, primary_key=True),
+    Column("request_id", String(128), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # What the request made: a turn, or events, (id, sequence) each, as JSON.
+    Column("turn_id", String(64)),
+    Column("events", Text),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("id", String(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("input_event_id", String(64), nullable=False),
+    Column("input_type", SmallInteger, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("pending_calls", LargeBinary, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("error", LargeBinary, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    # Tool calls without an output yet, as JSON: [[tool_call_id, configuration, tool], …].
+    Column("open_calls", Text, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_until", BigInteger),
+    # Goes up whenever the turn changes hands; a write with an old one is refused.
+    Column("fence", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+)
+Index("turns_by_number", turns.c.tenant, turns.c.session_uid, turns.c.number, unique=True)
+Index(
+    "turns_waiting",
+    turns.c.tenant,
+    turns.c.session_uid,
+    turns.c.number,
+    sqlite_where=text("status = 1"),
+    postgresql_where=text("status = 1"),
+)
+Index(
+    "turns_running",
+    turns.c.lease_until,
+    sqlite_where=text("status = 2"),
+    postgresql_where=text("status = 2"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("id", String(128), primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("mime_type", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("ttl_days", Integer),
+    Column("source", SmallInteger, nullable=False),
+    Column("blob_key", String(128), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("expire_at", BigInteger),
+)
+Index(
+    "artifacts_by_creation",
+    artifacts.c.tenant,
+    artifacts.c.session_uid,
+    artifacts.c.created_at,
+    artifacts.c.id,
+)
+Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    _tenant(),
+    # The SHA-256 of the bytes and a random suffix: the name in the object store.
+    Column("blob_key", String(128), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # When the sweep found that nothing refers to it.
+    Column("marked_at", BigInteger),
+)
+
+schema_versions = Table(
+    "schema_versions",
+    metadata,
+    # MAJOR.MINOR: a server refuses another major, and accepts a newer minor.
+    Column("major", Integer, primary_key=True),
+    Column("minor", Integer, primary_key=True),
+)
+
+SCHEMA_MAJOR = 1
+SCHEMA_MINOR = 0
