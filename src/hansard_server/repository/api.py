@@ -266,7 +266,7 @@ class Change:
     Attributes:
         events: new events, in order; may be fewer than there are.
         changed_ids: stored events that were hidden, unhidden or deleted.
-        turn: a turn that started or ended.
+        turns: turns that were accepted, started or ended, as they are now.
         deleted: the session is gone.
     """
 
@@ -274,7 +274,7 @@ class Change:
     session_uid: str
     events: tuple[EventRecord, ...] = ()
     changed_ids: tuple[str, ...] = ()
-    turn: TurnRecord | None = None
+    turns: tuple[TurnRecord, ...] = ()
     deleted: bool = False
 
 

@@ -160,6 +160,8 @@ session_heads = Table(
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("artifact_files", Integer, nullable=False),
     Column("artifact_bytes", BigInteger, nullable=False),
+    # The session's, kept here too: the expiry moves with every event.
+    Column("tti_minutes", Integer, nullable=False),
     Column("expire_at", BigInteger),
     Column("deleted", Boolean, nullable=False),
 )
