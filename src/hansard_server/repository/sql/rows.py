@@ -273,7 +273,7 @@ def encode_first_answer(record: AgentRecord | SessionRecord) -> bytes:
 
 def decode_first_answer(kind: type[RecordT], data: bytes) -> RecordT:
     """Return the record that encode_first_answer wrote."""
-    fields = {
+    fields: dict[str, Any] = {
         name: base64.b64decode(value["base64"]) if isinstance(value, dict) else value
         for name, value in json.loads(data).items()
     }

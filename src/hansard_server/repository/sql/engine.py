@@ -1,0 +1,179 @@
+"""What differs between the databases: connections, transactions, locks, the database's clock."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, BigInteger, Connection, Engine, Select, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+SelectT = TypeVar("SelectT", bound=Select[Any])
+
+BEGIN_OPTION = "hansard_begin"
+"""Execution option: how SQLite begins transactions of a connection, DEFERRED or IMMEDIATE."""
+
+# Pragma, the value to set, and what SQLite must answer when asked for it.
+_PRAGMAS = (
+    ("journal_mode", "WAL", "wal"),
+    ("synchronous", "FULL", 2),
+    ("foreign_keys", "ON", 1),
+)
+
+
+class Conflict(OperationalError):  # noqa: N818 - nobody erred
+    """What a decision was made on has changed before its write: the decision must run again.
+
+    It passes for what PostgreSQL itself says at stricter levels of isolation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None, None, _SerializationFailureError())
+
+
+class _SerializationFailureError(Exception):
+    sqlstate = "40001"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Bounds of the work with a database: seconds, and connections.
+
+    Attributes:
+        connect_timeout_s: for a new connection, and for a free one of the pool.
+        statement_timeout_s: PostgreSQL ends a statement that takes longer.
+        lock_timeout_s: for a lock; on SQLite the lock is that of all writes.
+        pool_size: connections at most.
+    """
+
+    connect_timeout_s: int = 5
+    statement_timeout_s: int = 10
+    lock_timeout_s: int = 5
+    pool_size: int = 10
+
+
+def make_engine(url: str, options: EngineOptions | None = None) -> Engine:
+    """Return an engine; nothing is connected yet.
+
+    Raises ValueError, which does not tell the URL, when it is none of `sqlite:///path` and
+    `postgresql://...`.
+    """
+    options = options or EngineOptions()
+    parsed = _parse(url)
+    if parsed.drivername == "sqlite":
+        return _sqlite_engine(parsed, options)
+    return _postgresql_engine(parsed, options)
+
+
+def reading(engine: Engine) -> Engine:
+    """Return the engine for reads: each of its transactions sees one moment, and writes nothing."""
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def writing(engine: Engine) -> Engine:
+    """Return the engine for writes: READ COMMITTED; on SQLite one transaction at a time."""
+    return engine.execution_options(**{BEGIN_OPTION: "IMMEDIATE"})
+
+
+def lock_for_update(select: SelectT, *, skip_locked: bool = False) -> SelectT:
+    """Return the select with its rows locked until the transaction ends.
+
+    SQLite has no such clause and needs none: there a write transaction is alone.
+    """
+    return select.with_for_update(skip_locked=skip_locked)
+
+
+class database_now_us(FunctionElement[int]):  # noqa: N801 - it reads as the function that it is
+    """The database's clock in microseconds; it stands still while a statement runs."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(database_now_us, "sqlite")
+def _now_sqlite(_element: database_now_us, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(database_now_us, "postgresql")
+def _now_postgresql(_element: database_now_us, _compiler: SQLCompiler, **_: Any) -> str:
+    # Unlike clock_timestamp() it is stable, so that an index serves a comparison with it.
+    return "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError("The database URL can't be read.") from None
+    match parsed.drivername:
+        case "sqlite" if parsed.database not in {None, "", ":memory:"} and not parsed.query:
+            return parsed
+        case "postgresql" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+    raise ValueError("The database URL must look like sqlite:///path or postgresql://host/name.")
+
+
+def _sqlite_engine(url: URL, options: EngineOptions) -> Engine:
+    engine = create_engine(
+        url,
+        connect_args={"timeout": options.lock_timeout_s},
+        pool_size=options.pool_size,
+        max_overflow=0,
+        pool_timeout=options.connect_timeout_s,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for the type checker
+        # The driver shall begin no transactions by itself: on_begin does.
+        connection.isolation_level = None
+        for pragma, value, answer in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma} = {value}")
+            found = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+            if found != answer:
+                raise RuntimeError(f"SQLite keeps {pragma} at {found}, it must be {value}.")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        # Writers take the lock at once: a transaction that reads and then writes fails when
+        # another one wrote in between, and no waiting helps it.
+        kind = connection.get_execution_options().get(BEGIN_OPTION, "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {kind}")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, options: EngineOptions) -> Engine:
+    milliseconds = {
+        "statement_timeout": options.statement_timeout_s * 1_000,
+        "lock_timeout": options.lock_timeout_s * 1_000,
+        # A transaction that was left open holds locks: the server ends it.
+        "idle_in_transaction_session_timeout": options.statement_timeout_s * 2_000,
+    }
+    settings = [f"-c {name}={value}" for name, value in milliseconds.items()]
+    return create_engine(
+        url,
+        connect_args={
+            "connect_timeout": options.connect_timeout_s,
+            "options": " ".join(settings),
+            # A server that fell silent is given up after this long, not after the system's hours.
+            "tcp_user_timeout": options.statement_timeout_s * 2_000,
+            "application_name": "hansard",
+        },
+        isolation_level="READ COMMITTED",
+        pool_size=options.pool_size,
+        max_overflow=0,
+        pool_timeout=options.connect_timeout_s,
+        pool_use_lifo=True,
+        hide_parameters=True,
+    )

@@ -1,0 +1,147 @@
+"""A page of events: which sequences it may hold, then rows, then payloads that are large.
+
+Sequences have no gaps, so what a scan examines is known before it reads: the cost depends on the
+page alone, and neither on the session's length nor on the page's place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hansard_server.domain.records import EventRecord, TurnStatus
+from hansard_server.repository.api import EventPage, EventScan
+from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.rows import AnyRow, event_record_with
+
+_PROBES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Sequences between two others, both exclusive."""
+
+    above: int
+    below: int
+
+    @property
+    def empty(self) -> bool:
+        return self.below - self.above <= 1
+
+
+def read_event_page(
+    connection: Connection, tenant: str, session_uid: str, last_sequence: int, scan: EventScan
+) -> EventPage:
+    """Return the page of a session whose last sequence is given."""
+    session = {"tenant": tenant, "session_uid": session_uid}
+    span = _span(connection, session, last_sequence, scan)
+    if span.empty or scan.limit < 1:
+        return EventPage(events=(), resume_at=None)
+    window = _window(span, scan)
+    rows = _rows(connection, session, window, scan)
+    fitting = _fitting(rows, scan.max_bytes)
+    if len(fitting) < len(rows) or len(rows) == scan.limit:
+        resume_at = fitting[-1].sequence
+    elif scan.descending:
+        resume_at = window.above + 1
+    else:
+        resume_at = window.below - 1
+    rest = _Span(span.above, resume_at) if scan.descending else _Span(resume_at, span.below)
+    return EventPage(
+        events=_records(connection, session, fitting), resume_at=None if rest.empty else resume_at
+    )
+
+
+def _span(
+    connection: Connection, session: dict[str, Any], last_sequence: int, scan: EventScan
+) -> _Span:
+    """Return where the events that the scan asks for can be."""
+    above, below = max(scan.after_sequence, 0), last_sequence + 1
+    if scan.before_sequence is not None:
+        below = min(below, scan.before_sequence)
+    if scan.turn_id is not None:
+        turn = connection.execute(
+            statements.TURN, {**session, "turn_id": scan.turn_id}
+        ).one_or_none()
+        if turn is None or turn.first_sequence == 0:
+            return _Span(0, 0)
+        above = max(above, turn.first_sequence - 1)
+        # While a turn goes on, its row may be behind its events.
+        if TurnStatus(turn.status).ended:
+            below = min(below, turn.last_sequence + 1)
+    if scan.created_from_us is not None:
+        first = _first_since(connection, session, _Span(above, below), scan.created_from_us)
+        above = max(above, first - 1)
+    if scan.created_before_us is not None:
+        below = _first_since(connection, session, _Span(above, below), scan.created_before_us)
+    return _Span(above, below)
+
+
+def _first_since(connection: Connection, session: dict[str, Any], span: _Span, time_us: int) -> int:
+    """Return the first sequence of the span that is not older; its upper end if all are."""
+    low, high = span.above + 1, span.below
+    # Times never decrease with the sequence, so a few points at a time narrow it down.
+    while low < high:
+        probes = sorted({low + (high - low) * i // _PROBES for i in range(_PROBES)})
+        found = connection.execute(statements.EVENT_TIMES, {**session, "sequences": probes}).all()
+        if not found:
+            break
+        for row in found:
+            if row.created_at >= time_us:
+                high = row.sequence
+                break
+            low = row.sequence + 1
+    return high
+
+
+def _window(span: _Span, scan: EventScan) -> _Span:
+    """Return the part of the span that one scan may examine."""
+    if scan.descending:
+        return _Span(max(span.above, span.below - 1 - scan.max_rows), span.below)
+    return _Span(span.above, min(span.below, span.above + 1 + scan.max_rows))
+
+
+def _rows(
+    connection: Connection, session: dict[str, Any], window: _Span, scan: EventScan
+) -> Sequence[AnyRow]:
+    statement = statements.event_page(
+        descending=scan.descending,
+        include_hidden=scan.include_hidden,
+        of_types=bool(scan.types),
+        of_turn=scan.turn_id is not None,
+    )
+    values = {**session, "above": window.above, "below": window.below, "limit": scan.limit}
+    if scan.types:
+        values["types"] = [int(kind) for kind in scan.types]
+    if scan.turn_id is not None:
+        values["turn_id"] = scan.turn_id
+    return connection.execute(statement, values).all()
+
+
+def _fitting(rows: Sequence[AnyRow], max_bytes: int) -> Sequence[AnyRow]:
+    """Return the rows from the first on whose payloads fit, at least one."""
+    total = 0
+    for count, row in enumerate(rows):
+        total += row.size_bytes
+        if total > max_bytes and count > 0:
+            return rows[:count]
+    return rows
+
+
+def _records(
+    connection: Connection, session: dict[str, Any], rows: Sequence[AnyRow]
+) -> tuple[EventRecord, ...]:
+    large = [row.sequence for row in rows if row.payload is None]
+    payloads: dict[int, bytes] = {}
+    if large:
+        found = connection.execute(statements.EVENT_PAYLOADS, {**session, "sequences": large})
+        payloads = {row.sequence: row.payload for row in found}
+    return tuple(
+        event_record_with(
+            row, payloads.get(row.sequence, b"") if row.payload is None else row.payload
+        )
+        for row in rows
+    )

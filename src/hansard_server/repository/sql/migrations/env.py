@@ -1,0 +1,12 @@
+"""Run by Alembic: applies the revisions on the caller's connection, in its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from hansard_server.repository.sql import tables
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=tables.metadata
+)
+context.run_migrations()

@@ -1,0 +1,284 @@
+"""Reads of agents, sessions, turns and artifacts; those of events stand in `event_reads`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, tuple_
+
+from hansard_server.domain.errors import (
+    AgentNotFound,
+    ArtifactNotFound,
+    EventNotFound,
+    SessionNotFound,
+    TurnNotFound,
+)
+from hansard_server.domain.records import (
+    AgentRecord,
+    ArtifactRecord,
+    Claimed,
+    EventRecord,
+    SessionRecord,
+    SessionRef,
+    SessionView,
+    TurnRecord,
+)
+from hansard_server.repository.api import ArtifactTotals, CreationScan, EventPage, EventScan
+from hansard_server.repository.commands import SessionName
+from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.event_reads import read_event_page
+from hansard_server.repository.sql.rows import (
+    AnyRow,
+    agent_record,
+    artifact_record,
+    decode_first_answer,
+    event_record,
+    session_head,
+    session_record,
+    turn_record,
+)
+from hansard_server.repository.sql.tables import agents, artifacts, sessions
+
+_HIGHEST_NUMBER = 2**63 - 1
+
+
+class SqlReadTx:
+    """A ReadTx (see repository.api) on a connection whose transaction others begin and end."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    # Agents -----------------------------------------------------------------------------------
+
+    def get_agent(self, tenant: str, agent_key: str) -> AgentRecord:
+        """Return the agent. Raises AgentNotFound."""
+        row = self._one(statements.AGENT, tenant=tenant, agent_key=agent_key)
+        if row is None:
+            raise _no_agent()
+        return agent_record(row)
+
+    def get_agent_by_uid(self, tenant: str, agent_uid: str) -> AgentRecord:
+        """Return the agent, deleted or not, while its row lasts. Raises AgentNotFound."""
+        row = self._one(statements.AGENT_BY_UID, tenant=tenant, agent_uid=agent_uid)
+        if row is None:
+            raise _no_agent()
+        return agent_record(row)
+
+    def find_agent_claim(self, tenant: str, request_id: str) -> Claimed[AgentRecord] | None:
+        """Return what CreateAgent made under this request_id, even if deleted since."""
+        row = self._one(statements.AGENT_CLAIM, tenant=tenant, request_id=request_id)
+        if row is None:
+            return None
+        if row.first_answer is not None:
+            return Claimed(row.fingerprint, decode_first_answer(AgentRecord, row.first_answer))
+        return Claimed(row.fingerprint, agent_record(row))
+
+    def scan_agents(self, tenant: str, scan: CreationScan) -> Sequence[AgentRecord]:
+        """Return at most `scan.limit` agents."""
+        select = statements.AGENTS
+        rows = self._all(
+            _by_creation(select, scan, agents.c.created_at, agents.c.uid), tenant=tenant
+        )
+        return [agent_record(row) for row in rows]
+
+    # Sessions ---------------------------------------------------------------------------------
+
+    def resolve_session(self, name: SessionName) -> SessionRef:
+        """Return the session by its keys. Raises AgentNotFound, SessionNotFound.
+
+        Another incarnation than `name.uid` is not found.
+        """
+        row = self._one(
+            statements.RESOLVE_SESSION,
+            tenant=name.tenant,
+            agent_key=name.agent_key,
+            session_key=name.session_key,
+        )
+        if row is None:
+            raise _no_agent()
+        if row.session_uid is None or name.uid not in {None, row.session_uid}:
+            raise _no_session()
+        return SessionRef(
+            tenant=name.tenant,
+            uid=row.session_uid,
+            agent_key=name.agent_key,
+            key=name.session_key,
+            agent_uid=row.agent_uid,
+            last_sequence=row.last_sequence,
+        )
+
+    def get_session(self, tenant: str, agent_key: str, session_key: str) -> SessionView:
+        """Return the session and its head. Raises AgentNotFound, SessionNotFound."""
+        row = self._one(
+            statements.SESSION, tenant=tenant, agent_key=agent_key, session_key=session_key
+        )
+        if row is None:
+            raise _no_agent()
+        if row.uid is None:
+            raise _no_session()
+        return _session_view(row)
+
+    def find_session_claim(
+        self, tenant: str, agent_uid: str, request_id: str
+    ) -> Claimed[SessionRecord] | None:
+        """Return what CreateSession made under this request_id, even if deleted since."""
+        row = self._one(
+            statements.SESSION_CLAIM, tenant=tenant, agent_uid=agent_uid, request_id=request_id
+        )
+        if row is None:
+            return None
+        if row.first_answer is not None:
+            return Claimed(row.fingerprint, decode_first_answer(SessionRecord, row.first_answer))
+        return Claimed(row.fingerprint, session_record(row))
+
+    def scan_sessions(
+        self, tenant: str, agent_uid: str, scan: CreationScan
+    ) -> Sequence[SessionView]:
+        """Return at most `scan.limit` sessions of the agent."""
+        select = _by_creation(statements.SESSIONS, scan, sessions.c.created_at, sessions.c.uid)
+        rows = self._all(select, tenant=tenant, agent_uid=agent_uid)
+        return [_session_view(row) for row in rows]
+
+    def find_expired_sessions(self, now_us: int, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant, uid) of sessions whose time has run out, of every tenant."""
+        rows = self._all(statements.EXPIRED_SESSIONS, now=now_us, limit=limit)
+        return [(row.tenant, row.session_uid) for row in rows]
+
+    # Events and turns -------------------------------------------------------------------------
+
+    def last_sequence(self, tenant: str, session_uid: str) -> int:
+        """Return the session's last sequence. Raises SessionNotFound when it was deleted."""
+        row = self._one(statements.TAIL, tenant=tenant, session_uid=session_uid)
+        if row is None or row.deleted:
+            raise _no_session()
+        return int(row.last_sequence)
+
+    def get_event(self, tenant: str, session_uid: str, event_id: str) -> EventRecord:
+        """Return the event, or its tombstone. Raises EventNotFound."""
+        row = self._one(statements.EVENT, tenant=tenant, session_uid=session_uid, event_id=event_id)
+        if row is None:
+            raise EventNotFound("There is no such event in the session.")
+        return event_record(row)
+
+    def scan_events(self, tenant: str, session_uid: str, scan: EventScan) -> EventPage:
+        """Return a page; its cost does not grow with the session nor with the page's place.
+
+        Raises SessionNotFound when the session was deleted.
+        """
+        last = self.last_sequence(tenant, session_uid)
+        return read_event_page(self.connection, tenant, session_uid, last, scan)
+
+    def get_turn(self, tenant: str, session_uid: str, turn_id: str) -> TurnRecord:
+        """Return the turn. Raises TurnNotFound."""
+        row = self._one(statements.TURN, tenant=tenant, session_uid=session_uid, turn_id=turn_id)
+        if row is None:
+            raise TurnNotFound("There is no such turn in the session.")
+        return turn_record(row)
+
+    def scan_turns(
+        self,
+        tenant: str,
+        session_uid: str,
+        *,
+        after_number: int | None,
+        descending: bool,
+        limit: int,
+    ) -> Sequence[TurnRecord]:
+        """Return turns by number, beyond `after_number` in the direction of the scan."""
+        select = statements.TURNS_DOWN if descending else statements.TURNS_UP
+        if after_number is None:
+            after_number = _HIGHEST_NUMBER if descending else 0
+        rows = self._all(
+            select, tenant=tenant, session_uid=session_uid, after=after_number, limit=limit
+        )
+        return [turn_record(row) for row in rows]
+
+    def queue_position(self, tenant: str, session_uid: str, turn_number: int) -> int:
+        """Return the place of a waiting turn among the waiting ones, from 1."""
+        row = self._one(
+            statements.QUEUE_POSITION, tenant=tenant, session_uid=session_uid, number=turn_number
+        )
+        return 0 if row is None else int(row[0])
+
+    def find_unfinished_turns(self, limit: int, *, expired_only: bool) -> Sequence[TurnRecord]:
+        """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked."""
+        select = statements.ABANDONED_TURNS if expired_only else statements.RUNNING_TURNS
+        return [turn_record(row) for row in self._all(select, limit=limit)]
+
+    def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
+        rows = self._all(statements.IDLE_QUEUES, limit=limit)
+        return [(row.tenant, row.session_uid) for row in rows]
+
+    # Artifacts --------------------------------------------------------------------------------
+
+    def get_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
+        """Return the artifact. Raises ArtifactNotFound."""
+        row = self._one(
+            statements.ARTIFACT, tenant=tenant, session_uid=session_uid, artifact_id=artifact_id
+        )
+        if row is None:
+            raise ArtifactNotFound("There is no such artifact in the session.")
+        return artifact_record(row)
+
+    def get_artifacts(
+        self, tenant: str, session_uid: str, artifact_ids: Sequence[str]
+    ) -> dict[str, ArtifactRecord]:
+        """Return those that exist, by id."""
+        rows = self._all(
+            statements.ARTIFACTS_BY_ID,
+            tenant=tenant,
+            session_uid=session_uid,
+            artifact_ids=list(artifact_ids),
+        )
+        return {row.id: artifact_record(row) for row in rows}
+
+    def scan_artifacts(
+        self, tenant: str, session_uid: str, scan: CreationScan
+    ) -> Sequence[ArtifactRecord]:
+        """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
+        select = _by_creation(statements.ARTIFACTS, scan, artifacts.c.created_at, artifacts.c.id)
+        rows = self._all(select, tenant=tenant, session_uid=session_uid)
+        return [artifact_record(row) for row in rows]
+
+    def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
+        """Return how many files the session has, and their bytes together."""
+        row = self._one(statements.ARTIFACT_TOTALS, tenant=tenant, session_uid=session_uid)
+        if row is None:
+            return ArtifactTotals(files=0, size_bytes=0)
+        return ArtifactTotals(files=row.artifact_files, size_bytes=row.artifact_bytes)
+
+    def _one(self, select: Select[Any], **values: Any) -> AnyRow | None:
+        return self.connection.execute(select, values).one_or_none()
+
+    def _all(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
+        return self.connection.execute(select, values).all()
+
+
+def _by_creation(
+    select: Select[Any], scan: CreationScan, created_at: ColumnElement[int], uid: ColumnElement[str]
+) -> Select[Any]:
+    """Return the select in the scan's order, from its position on, inside its bounds."""
+    if scan.after is not None:
+        # As row values, which an index serves where two comparisons joined by OR read too much.
+        here, there = tuple_(created_at, uid), (scan.after.created_at_us, scan.after.uid)
+        select = select.where(here < there if scan.descending else here > there)
+    if scan.created_from_us is not None:
+        select = select.where(created_at >= scan.created_from_us)
+    if scan.created_before_us is not None:
+        select = select.where(created_at < scan.created_before_us)
+    order = (created_at.desc(), uid.desc()) if scan.descending else (created_at, uid)
+    return select.order_by(*order).limit(scan.limit)
+
+
+def _session_view(row: AnyRow) -> SessionView:
+    return SessionView(session_record(row), session_head(row))
+
+
+def _no_agent() -> AgentNotFound:
+    return AgentNotFound("There is no such agent.")
+
+
+def _no_session() -> SessionNotFound:
+    return SessionNotFound("There is no such session.")

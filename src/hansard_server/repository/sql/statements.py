@@ -1,0 +1,219 @@
+"""Statements of the reads, built once; parts that other statements are made of."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+)
+
+from hansard_server.domain.records import TurnStatus
+from hansard_server.repository.sql.engine import database_now_us
+from hansard_server.repository.sql.tables import (
+    agents,
+    artifacts,
+    events,
+    session_heads,
+    sessions,
+    turns,
+)
+
+INLINE_MAX_BYTES = 16 * 1024
+"""Payloads up to this size are read with their rows; larger ones once it is known which fit."""
+
+_TENANT: Any = bindparam("tenant")
+_SESSION: Any = bindparam("session_uid")
+
+# In the text rather than as parameters, so that both databases see that partial indexes apply.
+QUEUED: Any = literal_column(str(int(TurnStatus.QUEUED)))
+RUNNING: Any = literal_column(str(int(TurnStatus.RUNNING)))
+REQUIRES_ACTION: Any = literal_column(str(int(TurnStatus.REQUIRES_ACTION)))
+
+AGENT = select(agents).where(
+    agents.c.tenant == _TENANT,
+    agents.c.key == bindparam("agent_key"),
+    agents.c.deleted_at.is_(None),
+)
+AGENT_BY_UID = select(agents).where(
+    agents.c.tenant == _TENANT, agents.c.uid == bindparam("agent_uid")
+)
+AGENT_CLAIM = select(agents).where(
+    agents.c.tenant == _TENANT, agents.c.request_id == bindparam("request_id")
+)
+AGENTS = select(agents).where(agents.c.tenant == _TENANT, agents.c.deleted_at.is_(None))
+
+_LIVE_SESSION_OF_AGENT = and_(
+    sessions.c.tenant == agents.c.tenant,
+    sessions.c.agent_uid == agents.c.uid,
+    sessions.c.key == bindparam("session_key"),
+    sessions.c.deleted_at.is_(None),
+)
+_HEAD_OF_SESSION = and_(
+    session_heads.c.tenant == sessions.c.tenant,
+    session_heads.c.session_uid == sessions.c.uid,
+)
+_HEAD_COLUMNS = [
+    column for column in session_heads.c if column.name not in {"tenant", "session_uid"}
+]
+# One row when there is the agent; its session_uid is NULL when there is no session.
+_NAMED = agents.outerjoin(sessions, _LIVE_SESSION_OF_AGENT).outerjoin(
+    session_heads, _HEAD_OF_SESSION
+)
+_NAMED_AGENT = and_(
+    agents.c.tenant == _TENANT,
+    agents.c.key == bindparam("agent_key"),
+    agents.c.deleted_at.is_(None),
+)
+RESOLVE_SESSION = (
+    select(
+        agents.c.uid.label("agent_uid"),
+        sessions.c.uid.label("session_uid"),
+        session_heads.c.last_sequence,
+    )
+    .select_from(_NAMED)
+    .where(_NAMED_AGENT)
+)
+SESSION = (
+    select(*sessions.c, agents.c.key.label("agent_key"), *_HEAD_COLUMNS)
+    .select_from(_NAMED)
+    .where(_NAMED_AGENT)
+)
+SESSION_CLAIM = (
+    select(*sessions.c, agents.c.key.label("agent_key"))
+    .join(agents, and_(agents.c.tenant == sessions.c.tenant, agents.c.uid == sessions.c.agent_uid))
+    .where(
+        sessions.c.tenant == _TENANT,
+        sessions.c.agent_uid == bindparam("agent_uid"),
+        sessions.c.request_id == bindparam("request_id"),
+    )
+)
+SESSIONS = (
+    select(*sessions.c, agents.c.key.label("agent_key"), *_HEAD_COLUMNS)
+    .join(agents, and_(agents.c.tenant == sessions.c.tenant, agents.c.uid == sessions.c.agent_uid))
+    .join(session_heads, _HEAD_OF_SESSION)
+    .where(
+        sessions.c.tenant == _TENANT,
+        sessions.c.agent_uid == bindparam("agent_uid"),
+        sessions.c.deleted_at.is_(None),
+        agents.c.deleted_at.is_(None),
+    )
+)
+EXPIRED_SESSIONS = (
+    select(session_heads.c.tenant, session_heads.c.session_uid)
+    .where(session_heads.c.expire_at <= bindparam("now"), session_heads.c.deleted.is_(False))
+    .order_by(session_heads.c.expire_at)
+    .limit(bindparam("limit"))
+)
+HEAD = select(session_heads).where(
+    session_heads.c.tenant == _TENANT, session_heads.c.session_uid == _SESSION
+)
+TAIL = select(session_heads.c.last_sequence, session_heads.c.deleted).where(
+    session_heads.c.tenant == _TENANT, session_heads.c.session_uid == _SESSION
+)
+
+EVENT = select(events).where(
+    events.c.tenant == _TENANT,
+    events.c.session_uid == _SESSION,
+    events.c.id == bindparam("event_id"),
+)
+EVENT_TIMES = (
+    select(events.c.sequence, events.c.created_at)
+    .where(
+        events.c.tenant == _TENANT,
+        events.c.session_uid == _SESSION,
+        events.c.sequence.in_(bindparam("sequences", expanding=True)),
+    )
+    .order_by(events.c.sequence)
+)
+EVENT_PAYLOADS = select(events.c.sequence, events.c.payload).where(
+    events.c.tenant == _TENANT,
+    events.c.session_uid == _SESSION,
+    events.c.sequence.in_(bindparam("sequences", expanding=True)),
+)
+
+
+@cache
+def event_page(
+    *, descending: bool, include_hidden: bool, of_types: bool, of_turn: bool
+) -> Select[Any]:
+    """Return the select of events between two sequences, both exclusive.
+
+    Large payloads come as NULL.
+    """
+    inline = case((events.c.size_bytes <= INLINE_MAX_BYTES, events.c.payload), else_=null())
+    narrow = [column for column in events.c if column.name not in {"tenant", "session_uid"}]
+    narrow.remove(events.c.payload)
+    page = select(*narrow, inline.label("payload")).where(
+        events.c.tenant == _TENANT,
+        events.c.session_uid == _SESSION,
+        events.c.sequence > bindparam("above"),
+        events.c.sequence < bindparam("below"),
+    )
+    if not include_hidden:
+        page = page.where(events.c.hide_reason == 0, events.c.deleted_at.is_(None))
+    if of_types:
+        page = page.where(events.c.type.in_(bindparam("types", expanding=True)))
+    if of_turn:
+        page = page.where(events.c.turn_id == bindparam("turn_id"))
+    order = events.c.sequence.desc() if descending else events.c.sequence.asc()
+    return page.order_by(order).limit(bindparam("limit"))
+
+
+TURN = select(turns).where(
+    turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION, turns.c.id == bindparam("turn_id")
+)
+_TURNS = select(turns).where(turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION)
+_TURNS = _TURNS.limit(bindparam("limit"))
+TURNS_UP = _TURNS.where(turns.c.number > bindparam("after")).order_by(turns.c.number)
+TURNS_DOWN = _TURNS.where(turns.c.number < bindparam("after")).order_by(turns.c.number.desc())
+QUEUE_POSITION = select(func.count()).where(
+    turns.c.tenant == _TENANT,
+    turns.c.session_uid == _SESSION,
+    turns.c.status == QUEUED,
+    turns.c.number <= bindparam("number"),
+)
+RUNNING_TURNS = (
+    select(turns)
+    .where(turns.c.status == RUNNING)
+    .order_by(turns.c.lease_until)
+    .limit(bindparam("limit"))
+)
+ABANDONED_TURNS = RUNNING_TURNS.where(
+    or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
+)
+IDLE_QUEUES = (
+    select(turns.c.tenant, turns.c.session_uid)
+    .distinct()
+    .join(
+        session_heads,
+        and_(
+            session_heads.c.tenant == turns.c.tenant,
+            session_heads.c.session_uid == turns.c.session_uid,
+        ),
+    )
+    .where(
+        turns.c.status == QUEUED,
+        session_heads.c.unfinished_turn_id.is_(None),
+        session_heads.c.deleted.is_(False),
+    )
+    .limit(bindparam("limit"))
+)
+
+ARTIFACTS = select(artifacts).where(
+    artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
+)
+ARTIFACTS_BY_ID = ARTIFACTS.where(artifacts.c.id.in_(bindparam("artifact_ids", expanding=True)))
+ARTIFACT = ARTIFACTS.where(artifacts.c.id == bindparam("artifact_id"))
+ARTIFACT_TOTALS = select(session_heads.c.artifact_files, session_heads.c.artifact_bytes).where(
+    session_heads.c.tenant == _TENANT, session_heads.c.session_uid == _SESSION
+)
