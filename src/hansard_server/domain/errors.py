@@ -49,6 +49,11 @@ class DomainError(Exception):
         """Return the error for one field of the request."""
         return cls(f"{field}: {description}", violations=(FieldViolation(field, description),))
 
+    def with_metadata(self, **metadata: str) -> Self:
+        """Add facts for programs, and return the error."""
+        self.metadata.update(metadata)
+        return self
+
 
 class InvalidRequest(DomainError):
     """A field breaks a rule of the contract."""

@@ -153,11 +153,13 @@ class AcceptInput:
 class Accepted:
     """The turn that an input made.
 
-    `position` counts from 1 when the turn waits. `claimed` says that an earlier request with this
-    request_id made it, and that this one changed nothing. `last_sequence` is the session's.
+    `input_event` is there when the turn has just started; `position` counts from 1 when it waits.
+    `claimed` says that an earlier request with this request_id made the turn, and that this one
+    changed nothing. `last_sequence` is the session's.
     """
 
     turn: TurnRecord
+    input_event: EventRecord | None
     position: int | None
     claimed: bool
     last_sequence: int

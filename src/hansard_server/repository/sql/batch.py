@@ -1,0 +1,521 @@
+"""A batch of commands as one transaction, by a number of statements that does not grow with it.
+
+The order of the statements is the promise: the heads are locked first, and claims, fences and
+duplicates are read by later statements. In one statement with the lock a waiter would check them
+against the snapshot from before its wait.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+
+from hansard_server.domain.clock import Clock
+from hansard_server.domain.errors import AgentNotFound, SessionNotFound
+from hansard_server.domain.records import EventType, SessionStatus, TurnStatus, Usage
+from hansard_server.repository.api import Change
+from hansard_server.repository.commands import (
+    AcceptInput,
+    AppendDrafts,
+    ClaimScope,
+    Command,
+    FinishTurn,
+    LeaseLost,
+    RecordStep,
+    SessionName,
+    StartNext,
+    TakeTurn,
+)
+from hansard_server.repository.sql import decisions, tables
+from hansard_server.repository.sql.decisions import Named
+from hansard_server.repository.sql.rows import (
+    artifact_values,
+    event_values,
+    turn_record,
+    turn_values,
+)
+from hansard_server.repository.sql.state import Claimed, Head, HeldTurn, SessionState
+
+Uid = tuple[str, str]
+"""A session: (tenant, uid)."""
+
+_heads = tables.session_heads
+_events = tables.events
+_turns = tables.turns
+_claims = tables.claims
+
+_NAMED_AGENTS = select(
+    tables.agents.c.tenant, tables.agents.c.key, tables.agents.c.uid, tables.agents.c.enabled
+).where(
+    tuple_(tables.agents.c.tenant, tables.agents.c.key).in_(bindparam("names", expanding=True)),
+    tables.agents.c.deleted_at.is_(None),
+)
+_NAMED_SESSIONS = select(
+    tables.sessions.c.tenant,
+    tables.sessions.c.agent_uid,
+    tables.sessions.c.key,
+    tables.sessions.c.uid,
+    tables.sessions.c.enabled,
+).where(
+    tuple_(tables.sessions.c.tenant, tables.sessions.c.agent_uid, tables.sessions.c.key).in_(
+        bindparam("names", expanding=True)
+    ),
+    tables.sessions.c.deleted_at.is_(None),
+)
+_HEADS = (
+    select(_heads)
+    .where(tuple_(_heads.c.tenant, _heads.c.session_uid).in_(bindparam("uids", expanding=True)))
+    .order_by(_heads.c.tenant, _heads.c.session_uid)
+)
+_POSTGRESQL_NOW_US = func.cast(
+    func.extract("epoch", func.clock_timestamp()) * literal(1_000_000), BigInteger
+)
+_CLAIMS = select(_claims).where(
+    tuple_(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
+_KNOWN_EVENTS = select(
+    _events.c.tenant,
+    _events.c.session_uid,
+    _events.c.id,
+    _events.c.sequence,
+    _events.c.type,
+    _events.c.payload,
+).where(
+    tuple_(_events.c.tenant, _events.c.session_uid, _events.c.id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
+_CALL_EVENTS = select(
+    _events.c.tenant, _events.c.session_uid, _events.c.tool_call_id, _events.c.type
+).where(
+    tuple_(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id).in_(
+        bindparam("keys", expanding=True)
+    ),
+    _events.c.tool_call_id.is_not(None),
+)
+_TURNS = select(_turns).where(
+    tuple_(_turns.c.tenant, _turns.c.session_uid, _turns.c.id).in_(
+        bindparam("keys", expanding=True)
+    )
+)
+_next_numbers = (
+    select(_turns.c.tenant, _turns.c.session_uid, func.min(_turns.c.number).label("number"))
+    .where(
+        tuple_(_turns.c.tenant, _turns.c.session_uid).in_(bindparam("uids", expanding=True)),
+        _turns.c.status == int(TurnStatus.QUEUED),
+    )
+    .group_by(_turns.c.tenant, _turns.c.session_uid)
+    .subquery()
+)
+_NEXT_WAITING = select(_turns).join(
+    _next_numbers,
+    (_turns.c.tenant == _next_numbers.c.tenant)
+    & (_turns.c.session_uid == _next_numbers.c.session_uid)
+    & (_turns.c.number == _next_numbers.c.number),
+)
+_TURN_COLUMNS = (
+    "status",
+    "first_sequence",
+    "last_sequence",
+    "pending_calls",
+    "attempt",
+    "error",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "open_calls",
+    "lease_owner",
+    "lease_until",
+    "fence",
+    "started_at",
+    "ended_at",
+)
+_UPDATE_TURN = (
+    update(_turns)
+    .where(
+        _turns.c.tenant == bindparam("b_tenant"),
+        _turns.c.session_uid == bindparam("b_session_uid"),
+        _turns.c.id == bindparam("b_id"),
+    )
+    .values({name: bindparam(name) for name in _TURN_COLUMNS})
+)
+_HEAD_COLUMNS = (
+    "last_sequence",
+    "last_event_at",
+    "last_active_at",
+    "status",
+    "unfinished_turn_id",
+    "queued_turns",
+    "turn_count",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "artifact_files",
+    "artifact_bytes",
+    "expire_at",
+)
+_UPDATE_HEAD = (
+    update(_heads)
+    .where(
+        _heads.c.tenant == bindparam("b_tenant"),
+        _heads.c.session_uid == bindparam("b_session_uid"),
+    )
+    .values({name: bindparam(name) for name in _HEAD_COLUMNS})
+)
+
+Outcome = object
+"""What a command came to: its result, or the exception that it raised."""
+
+
+class Skipped(Exception):  # noqa: N818 - not an error: the command is run again, alone
+    """Somebody else holds the session's head; the command has to wait outside the batch."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Runs commands on a connection whose transaction the caller commits.
+
+    Attributes:
+        skip_locked: answer Skipped for sessions that are locked elsewhere, instead of waiting.
+        changes: after `run`: what the commit will have done, a Change for each session.
+    """
+
+    connection: Connection
+    clock: Clock
+    skip_locked: bool = False
+    changes: list[Change] = field(default_factory=list)
+    _states: dict[Uid, SessionState] = field(default_factory=dict)
+    _named: dict[SessionName, Named | Exception] = field(default_factory=dict)
+    _skipped: set[Uid] = field(default_factory=set)
+
+    def run(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Return an outcome for each command, in order. Database errors are raised."""
+        self._resolve({c.session for c in commands if isinstance(c, AppendDrafts | AcceptInput)})
+        self._lock({uid for c in commands if (uid := self._uid_of(c)) is not None})
+        self._load(commands)
+        outcomes = [self._decide(command) for command in commands]
+        self._write()
+        self.changes = [
+            Change(
+                tenant=state.tenant,
+                session_uid=state.uid,
+                events=tuple(state.new_events),
+                turns=tuple(state.turns[id_].record for id_ in state.changed_turns),
+            )
+            for state in self._states.values()
+            if state.head_changed or state.changed_turns
+        ]
+        return outcomes
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def _resolve(self, names: set[SessionName]) -> None:
+        if not names:
+            return
+        agents = {
+            (row.tenant, row.key): row
+            for row in self.connection.execute(
+                _NAMED_AGENTS, {"names": sorted({(n.tenant, n.agent_key) for n in names})}
+            )
+        }
+        wanted = {
+            (name.tenant, agents[name.tenant, name.agent_key].uid, name.session_key)
+            for name in names
+            if (name.tenant, name.agent_key) in agents
+        }
+        sessions = {}
+        if wanted:
+            rows = self.connection.execute(_NAMED_SESSIONS, {"names": sorted(wanted)})
+            sessions = {(row.tenant, row.agent_uid, row.key): row for row in rows}
+        for name in names:
+            agent = agents.get((name.tenant, name.agent_key))
+            if agent is None:
+                self._named[name] = AgentNotFound.of_field(
+                    "agent_key", f"there is no agent {name.agent_key!r}"
+                )
+                continue
+            session = sessions.get((name.tenant, agent.uid, name.session_key))
+            if session is None or name.uid not in {None, session.uid}:
+                self._named[name] = session_not_found(name)
+                continue
+            self._named[name] = Named(name.tenant, session.uid, session.enabled, agent.enabled)
+
+    def _uid_of(self, command: Command) -> Uid | None:
+        if isinstance(command, AppendDrafts | AcceptInput):
+            named = self._named[command.session]
+            return (named.tenant, named.uid) if isinstance(named, Named) else None
+        if isinstance(command, RecordStep | FinishTurn):
+            return (command.turn.tenant, command.turn.session_uid)
+        return (command.tenant, command.session_uid)
+
+    def _lock(self, uids: set[Uid]) -> None:
+        if not uids:
+            return
+        rows = self.connection.execute(self._heads_statement(), {"uids": sorted(uids)})
+        now_us = self.clock()
+        for row in rows:
+            if row.deleted:
+                uids.discard((row.tenant, row.session_uid))
+                continue
+            state = SessionState(
+                tenant=row.tenant,
+                uid=row.session_uid,
+                now_us=getattr(row, "now_us", now_us),
+                head=_head(row),
+            )
+            self._states[row.tenant, row.session_uid] = state
+        if self.skip_locked:
+            # Some of these may be gone rather than locked: alone, without skipping, that shows.
+            self._skipped = uids - self._states.keys()
+
+    def _heads_statement(self) -> Select[Any]:
+        if self.connection.dialect.name != "postgresql":
+            return _HEADS
+        return _HEADS_POSTGRESQL_SKIPPING if self.skip_locked else _HEADS_POSTGRESQL
+
+    def _load(self, commands: Sequence[Command]) -> None:
+        wanted = _Wanted()
+        for command in commands:
+            state = self._state_of(command)
+            if state is not None:
+                wanted.add(state, command)
+        self._load_claims(wanted)
+        for row in self._each(_TURNS, wanted.turns):
+            self._states[row.tenant, row.session_uid].turns[row.id] = _held_turn(row)
+        if wanted.waiting:
+            rows = self.connection.execute(_NEXT_WAITING, {"uids": sorted(wanted.waiting)})
+            for row in rows:
+                state = self._states[row.tenant, row.session_uid]
+                state.turns[row.id] = _held_turn(row)
+                state.waiting.append(row.id)
+        for row in self._each(_KNOWN_EVENTS, wanted.event_ids):
+            known = (row.sequence, EventType(row.type), row.payload)
+            self._states[row.tenant, row.session_uid].known_events[row.id] = known
+        for row in self._each(_CALL_EVENTS, wanted.call_ids):
+            types = self._states[row.tenant, row.session_uid].call_events
+            types.setdefault(row.tool_call_id, set()).add(EventType(row.type))
+
+    def _load_claims(self, wanted: _Wanted) -> None:
+        for row in self._each(_CLAIMS, wanted.claims):
+            events = (
+                None if row.events is None else tuple((e[0], e[1]) for e in json.loads(row.events))
+            )
+            state = self._states[row.tenant, row.session_uid]
+            key = (ClaimScope(row.scope), row.request_id)
+            state.claims[key] = Claimed(row.fingerprint, row.turn_id, events)
+            if row.turn_id is not None:
+                wanted.turns.add((row.tenant, row.session_uid, row.turn_id))
+
+    def _each(self, statement: Select[Any], keys: set[Any]) -> Iterable[Any]:
+        if not keys:
+            return ()
+        return self.connection.execute(statement, {"keys": sorted(keys)})
+
+    # Deciding -----------------------------------------------------------------------------------
+
+    def _state_of(self, command: Command) -> SessionState | None:
+        uid = self._uid_of(command)
+        return None if uid is None else self._states.get(uid)
+
+    def _decide(self, command: Command) -> Outcome:
+        named = None
+        if isinstance(command, AppendDrafts | AcceptInput):
+            named = self._named[command.session]
+            if isinstance(named, Exception):
+                return named
+        uid = self._uid_of(command)
+        state = self._state_of(command)
+        if state is None:
+            if uid in self._skipped:
+                return Skipped()
+            if isinstance(command, AppendDrafts | AcceptInput):
+                return session_not_found(command.session)
+            return None if isinstance(command, StartNext) else LeaseLost()
+        try:
+            return _apply(state, named, command)
+        except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
+            return error
+
+    # Writing ------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        states = self._states.values()
+        self._execute(
+            insert(_events),
+            [event_values(s.tenant, s.uid, event) for s in states for event in s.new_events],
+        )
+        self._execute(
+            insert(_claims), [_claim_values(s, key) for s in states for key in s.new_claims]
+        )
+        self._execute(
+            insert(_turns),
+            [_turn_row(s.turns[id_]) for s in states for id_ in s.new_turns],
+        )
+        self._execute(
+            _UPDATE_TURN,
+            [
+                _turn_update(s.turns[id_])
+                for s in states
+                for id_ in s.changed_turns
+                if id_ not in s.new_turns
+            ],
+        )
+        artifacts = [artifact for s in states for artifact in s.new_artifacts]
+        self._execute(insert(tables.artifacts), [artifact_values(a) for a in artifacts])
+        self._execute(_UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
+
+    def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401 - insert or update
+        if rows:
+            self.connection.execute(statement, rows)
+
+
+_HEADS_POSTGRESQL = _HEADS.add_columns(_POSTGRESQL_NOW_US.label("now_us")).with_for_update()
+_HEADS_POSTGRESQL_SKIPPING = _HEADS.add_columns(_POSTGRESQL_NOW_US.label("now_us")).with_for_update(
+    skip_locked=True
+)
+
+
+def session_not_found(name: SessionName) -> SessionNotFound:
+    """Return the error for a session that is not there, or is another incarnation."""
+    return SessionNotFound.of_field("session_key", f"there is no session {name.session_key!r}")
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """The keys of the rows that the commands of a batch need."""
+
+    claims: set[tuple[str, str, int, str]] = field(default_factory=set)
+    turns: set[tuple[str, str, str]] = field(default_factory=set)
+    waiting: set[Uid] = field(default_factory=set)
+    event_ids: set[tuple[str, str, str]] = field(default_factory=set)
+    call_ids: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def add(self, state: SessionState, command: Command) -> None:
+        """Add what the command needs."""
+        tenant, uid = state.tenant, state.uid
+        if isinstance(command, AppendDrafts | AcceptInput) and command.claim is not None:
+            scope = command.scope if isinstance(command, AppendDrafts) else ClaimScope.SEND_EVENT
+            self.claims.add((tenant, uid, int(scope), command.claim.request_id))
+        if isinstance(command, AppendDrafts):
+            for draft in command.drafts:
+                if draft.given_id:
+                    self.event_ids.add((tenant, uid, draft.id))
+                if draft.tool_call_id is not None:
+                    self.call_ids.add((tenant, uid, draft.tool_call_id))
+        elif isinstance(command, RecordStep | FinishTurn):
+            self.turns.add((tenant, uid, command.turn.turn_id))
+        elif isinstance(command, TakeTurn):
+            self.turns.add((tenant, uid, command.turn_id))
+        if isinstance(command, FinishTurn | StartNext) and state.head.queued_turns > 0:
+            self.waiting.add((tenant, uid))
+
+
+def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
+    if isinstance(command, AppendDrafts | AcceptInput):
+        if named is None:
+            msg = "a command by keys was not resolved"
+            raise AssertionError(msg)
+        if isinstance(command, AppendDrafts):
+            return decisions.append_drafts(state, named, command)
+        return decisions.accept_input(state, named, command)
+    decide: Callable[[SessionState, Any], Outcome] = _BY_UID[type(command)]
+    return decide(state, command)
+
+
+_BY_UID: dict[type, Callable[[SessionState, Any], Outcome]] = {
+    RecordStep: decisions.record_step,
+    FinishTurn: decisions.finish_turn,
+    TakeTurn: decisions.take_turn,
+    StartNext: decisions.start_next,
+}
+
+
+def _head(row: Any) -> Head:  # noqa: ANN401 - a row
+    return Head(
+        last_sequence=row.last_sequence,
+        last_event_at_us=row.last_event_at,
+        last_active_at_us=row.last_active_at,
+        status=SessionStatus(row.status),
+        unfinished_turn_id=row.unfinished_turn_id,
+        queued_turns=row.queued_turns,
+        turn_count=row.turn_count,
+        usage=Usage(row.input_tokens, row.output_tokens, row.reasoning_tokens),
+        artifact_files=row.artifact_files,
+        artifact_bytes=row.artifact_bytes,
+        tti_minutes=row.tti_minutes,
+    )
+
+
+def _head_update(state: SessionState) -> dict[str, Any]:
+    head = state.head
+    return {
+        "b_tenant": state.tenant,
+        "b_session_uid": state.uid,
+        "last_sequence": head.last_sequence,
+        "last_event_at": head.last_event_at_us,
+        "last_active_at": head.last_active_at_us,
+        "status": int(head.status),
+        "unfinished_turn_id": head.unfinished_turn_id,
+        "queued_turns": head.queued_turns,
+        "turn_count": head.turn_count,
+        "input_tokens": head.usage.input_tokens,
+        "output_tokens": head.usage.output_tokens,
+        "reasoning_tokens": head.usage.reasoning_tokens,
+        "artifact_files": head.artifact_files,
+        "artifact_bytes": head.artifact_bytes,
+        "expire_at": head.expire_at_us,
+    }
+
+
+def _held_turn(row: Any) -> HeldTurn:  # noqa: ANN401 - a row
+    return HeldTurn(turn_record(row), row.lease_owner, row.lease_until)
+
+
+def _turn_row(held: HeldTurn) -> dict[str, Any]:
+    return {
+        **turn_values(held.record),
+        "lease_owner": held.lease_owner,
+        "lease_until": held.lease_until_us,
+    }
+
+
+def _turn_update(held: HeldTurn) -> dict[str, Any]:
+    row = _turn_row(held)
+    return {
+        "b_tenant": held.record.tenant,
+        "b_session_uid": held.record.session_uid,
+        "b_id": held.record.id,
+        **{name: row[name] for name in _TURN_COLUMNS},
+    }
+
+
+def _claim_values(state: SessionState, key: tuple[ClaimScope, str]) -> dict[str, Any]:
+    claimed = state.claims[key]
+    return {
+        "tenant": state.tenant,
+        "session_uid": state.uid,
+        "scope": int(key[0]),
+        "request_id": key[1],
+        "fingerprint": claimed.fingerprint,
+        "turn_id": claimed.turn_id,
+        "events": None
+        if claimed.events is None
+        else json.dumps(claimed.events, separators=(",", ":")),
+    }

@@ -1,0 +1,312 @@
+"""Decisions: what each command does to a session that is locked and loaded. Pure.
+
+A decision first looks at everything that could refuse the command, and only then changes the
+state: a refused command leaves nothing, without a savepoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hansard_server.domain.errors import (
+    AgentDisabled,
+    EventAlreadyExists,
+    QueueFull,
+    QuotaExceeded,
+    RequestIdReused,
+    SequenceMismatch,
+    SessionBusy,
+    SessionDisabled,
+    ToolCallNotPending,
+)
+from hansard_server.domain.records import (
+    Claim,
+    EventRecord,
+    EventType,
+    OpenCall,
+    SessionStatus,
+    TurnRecord,
+    TurnStatus,
+)
+from hansard_server.repository.commands import (
+    Accepted,
+    AcceptInput,
+    Appended,
+    AppendDrafts,
+    ClaimScope,
+    Draft,
+    Finished,
+    FinishTurn,
+    LeaseLost,
+    Recorded,
+    RecordStep,
+    StartNext,
+    TakeTurn,
+    TurnRef,
+    Upload,
+    WhenBusy,
+)
+from hansard_server.repository.sql.state import Claimed, HeldTurn, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What is known of a session that a command names by its keys."""
+
+    tenant: str
+    uid: str
+    enabled: bool
+    agent_enabled: bool
+
+
+def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> Appended:
+    """Decide AppendDrafts; see there."""
+    earlier = _find_claim(state, command.scope, command.claim)
+    if earlier is not None:
+        return Appended(session_uid=state.uid, events=earlier.events or ())
+    _check_enabled(named)
+    only_custom = all(draft.type is EventType.CUSTOM for draft in command.drafts)
+    if state.head.busy and not only_custom and not command.while_busy:
+        raise _busy()
+    _check_sequence(state, command.expected_last_sequence)
+    if command.upload is not None:
+        _check_quota(state, command.upload)
+    fresh = _check_drafts(state, command.drafts)
+
+    places: list[tuple[str, int]] = []
+    for draft in command.drafts:
+        if draft.id in fresh:
+            fresh.discard(draft.id)
+            places.append((draft.id, state.write_event(draft, None).sequence))
+        else:
+            places.append((draft.id, state.known_events[draft.id][0]))
+    if command.upload is not None:
+        artifacts = command.upload.artifacts
+        state.new_artifacts.extend(artifacts)
+        state.head.artifact_files += len(artifacts)
+        state.head.artifact_bytes += sum(artifact.size_bytes for artifact in artifacts)
+    if command.claim is not None:
+        state.claim(
+            (command.scope, command.claim.request_id),
+            Claimed(command.claim.fingerprint, None, tuple(places)),
+        )
+    return Appended(session_uid=state.uid, events=tuple(places))
+
+
+def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Accepted:
+    """Decide AcceptInput; see there."""
+    earlier = _find_claim(state, ClaimScope.SEND_EVENT, command.claim)
+    if earlier is not None and earlier.turn_id is not None:
+        return Accepted(
+            turn=state.turns[earlier.turn_id].record,
+            input_event=None,
+            position=None,
+            claimed=True,
+            last_sequence=state.head.last_sequence,
+        )
+    _check_enabled(named)
+    head = state.head
+    if head.busy:
+        if command.when_busy is WhenBusy.REJECT or command.expected_last_sequence is not None:
+            raise _busy()
+        if head.queued_turns >= command.queue_max_inputs:
+            msg = f"{head.queued_turns} inputs wait in the session already, as many as may wait"
+            raise QueueFull(msg, retry_after_s=1.0, quota="queue_max_inputs")
+    _check_sequence(state, command.expected_last_sequence)
+
+    queued = head.busy
+    head.turn_count += 1
+    turn = TurnRecord(
+        tenant=state.tenant,
+        session_uid=state.uid,
+        id=command.turn_id,
+        number=head.turn_count,
+        status=TurnStatus.QUEUED,
+        input_event_id=command.input.id,
+        input_type=command.input.type,
+        input=command.input.payload,
+        created_at_us=state.now_us,
+    )
+    state.new_turns.add(turn.id)
+    position = None
+    input_event = None
+    if queued:
+        head.queued_turns += 1
+        position = head.queued_turns
+        state.waiting.append(turn.id)
+        state.put_turn(HeldTurn(turn))
+        state.head_changed = True
+    else:
+        turn = state.run_turn(turn, command.lease).record
+        input_event = state.new_events[-1]
+    if command.claim is not None:
+        state.claim(
+            (ClaimScope.SEND_EVENT, command.claim.request_id),
+            Claimed(command.claim.fingerprint, turn.id, None),
+        )
+    return Accepted(turn=turn, position=position, claimed=False, last_sequence=head.last_sequence)
+
+
+def record_step(state: SessionState, command: RecordStep) -> Recorded:
+    """Decide RecordStep; see there."""
+    held = _hold(state, command.turn)
+    turn, written = _write_turn_events(state, held.record, command.drafts)
+    turn = replace(turn, usage=turn.usage + command.usage)
+    state.head.usage += command.usage
+    state.head_changed = True
+    state.put_turn(HeldTurn(turn, held.lease_owner, held.lease_until_us))
+    return Recorded(events=tuple(written), last_sequence=state.head.last_sequence)
+
+
+def finish_turn(state: SessionState, command: FinishTurn) -> Finished:
+    """Decide FinishTurn; see there."""
+    held = _hold(state, command.turn)
+    turn, written = _write_turn_events(state, held.record, command.drafts)
+    closing = tuple(command.close_call(call) for call in turn.open_calls)
+    turn, closed = _write_turn_events(state, turn, closing)
+    turn = replace(
+        turn,
+        status=command.status,
+        usage=turn.usage + command.usage,
+        error=command.error,
+        pending_calls=b"",
+        ended_at_us=state.now_us,
+    )
+    head = state.head
+    head.usage += command.usage
+    head.status = SessionStatus.IDLE
+    head.unfinished_turn_id = None
+    state.touch()
+    state.put_turn(HeldTurn(turn))
+    next_turn = state.start_next(command.lease) if command.start_next else None
+    return Finished(
+        turn=turn,
+        events=(*written, *closed),
+        last_sequence=head.last_sequence,
+        next_turn=next_turn,
+    )
+
+
+def take_turn(state: SessionState, command: TakeTurn) -> TurnRecord:
+    """Decide TakeTurn; see there."""
+    held = state.turns.get(command.turn_id)
+    if held is None or held.record.status is not TurnStatus.RUNNING:
+        raise LeaseLost
+    lease_holds = held.lease_until_us is not None and held.lease_until_us > state.now_us
+    if lease_holds and not command.force:
+        raise LeaseLost
+    turn = replace(held.record, fence=held.record.fence + 1)
+    state.put_turn(state.lease_turn(turn, command.lease))
+    return turn
+
+
+def start_next(state: SessionState, command: StartNext) -> TurnRecord | None:
+    """Decide StartNext; see there."""
+    if state.head.unfinished_turn_id is not None:
+        return None
+    return state.start_next(command.lease)
+
+
+def _find_claim(state: SessionState, scope: ClaimScope, claim: Claim | None) -> Claimed | None:
+    if claim is None:
+        return None
+    earlier = state.claims.get((scope, claim.request_id))
+    if earlier is not None and earlier.fingerprint != claim.fingerprint:
+        raise RequestIdReused.of_field(
+            "request_id", "was used in this session for a request with another content"
+        )
+    return earlier
+
+
+def _check_enabled(named: Named) -> None:
+    if not named.agent_enabled:
+        msg = "the agent is disabled"
+        raise AgentDisabled(msg)
+    if not named.enabled:
+        msg = "the session is disabled"
+        raise SessionDisabled(msg)
+
+
+def _busy() -> SessionBusy:
+    return SessionBusy("a turn of the session is unfinished", retry_after_s=1.0)
+
+
+def _check_sequence(state: SessionState, expected: int | None) -> None:
+    last = state.head.last_sequence
+    if expected is not None and expected != last:
+        msg = f"expected_last_sequence: is {expected}, but the session's last sequence is {last}"
+        raise SequenceMismatch(msg, metadata={"last_sequence": str(last)})
+
+
+def _check_quota(state: SessionState, upload: Upload) -> None:
+    files = state.head.artifact_files + len(upload.artifacts)
+    size_bytes = state.head.artifact_bytes + sum(a.size_bytes for a in upload.artifacts)
+    if files > upload.max_files:
+        msg = f"the session would have {files} artifacts, and may have {upload.max_files}"
+        raise QuotaExceeded(msg, quota="session_artifacts_max_files")
+    if size_bytes > upload.max_bytes:
+        msg = f"the session's artifacts would be {size_bytes} bytes, and may be {upload.max_bytes}"
+        raise QuotaExceeded(msg, quota="session_artifacts_max_bytes")
+
+
+def _check_drafts(state: SessionState, drafts: tuple[Draft, ...]) -> set[str]:
+    """Return the ids of the drafts that are to be written."""
+    seen: dict[str, tuple[EventType, bytes]] = {
+        id_: (type_, payload) for id_, (_, type_, payload) in state.known_events.items()
+    }
+    calls = {call: set(types) for call, types in state.call_events.items()}
+    fresh: set[str] = set()
+    for index, draft in enumerate(drafts):
+        if draft.id in seen:
+            if seen[draft.id] != (draft.type, draft.payload):
+                raise EventAlreadyExists.of_field(
+                    f"events[{index}].id", f"{draft.id} is another event of this session"
+                )
+            continue
+        _check_call(calls, draft, index)
+        seen[draft.id] = (draft.type, draft.payload)
+        fresh.add(draft.id)
+    return fresh
+
+
+def _check_call(calls: dict[str, set[EventType]], draft: Draft, index: int) -> None:
+    if draft.tool_call_id is None:
+        return
+    types = calls.setdefault(draft.tool_call_id, set())
+    if draft.type is EventType.TOOL_INPUT and types:
+        raise EventAlreadyExists.of_field(
+            f"events[{index}].tool_input.tool_call_id",
+            f"{draft.tool_call_id} is another call of this session",
+        )
+    if draft.type is EventType.TOOL_OUTPUT and types != {EventType.TOOL_INPUT}:
+        raise ToolCallNotPending.of_field(
+            f"events[{index}].tool_output.tool_call_id", f"{draft.tool_call_id} is not an open call"
+        )
+    types.add(draft.type)
+
+
+def _hold(state: SessionState, ref: TurnRef) -> HeldTurn:
+    held = state.turns.get(ref.turn_id)
+    if (
+        held is None
+        or held.record.status is not TurnStatus.RUNNING
+        or held.record.fence != ref.fence
+    ):
+        raise LeaseLost
+    return held
+
+
+def _write_turn_events(
+    state: SessionState, turn: TurnRecord, drafts: tuple[Draft, ...]
+) -> tuple[TurnRecord, list[EventRecord]]:
+    if not drafts:
+        return turn, []
+    open_calls: dict[str, OpenCall] = {call.tool_call_id: call for call in turn.open_calls}
+    for draft in drafts:
+        if draft.opens is not None:
+            open_calls[draft.opens.tool_call_id] = draft.opens
+        elif draft.type is EventType.TOOL_OUTPUT and draft.tool_call_id is not None:
+            open_calls.pop(draft.tool_call_id, None)
+    written = [state.write_event(draft, turn.id) for draft in drafts]
+    turn = replace(turn, last_sequence=written[-1].sequence, open_calls=tuple(open_calls.values()))
+    return turn, written

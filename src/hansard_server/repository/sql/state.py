@@ -1,0 +1,174 @@
+"""The sessions of one batch in memory: as they were read under their locks, and what came to them.
+
+Nothing here touches the database, so that decisions on it can be tested without one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from hansard_server.domain.clock import MICROSECONDS_PER_MINUTE, MICROSECONDS_PER_SECOND
+from hansard_server.domain.records import (
+    ArtifactRecord,
+    EventRecord,
+    EventType,
+    SessionStatus,
+    TurnRecord,
+    TurnStatus,
+    Usage,
+)
+from hansard_server.repository.commands import ClaimScope, Draft, Lease
+
+
+@dataclass(slots=True)
+class Head:
+    """A row of `session_heads`."""
+
+    last_sequence: int
+    last_event_at_us: int
+    last_active_at_us: int
+    status: SessionStatus
+    unfinished_turn_id: str | None
+    queued_turns: int
+    turn_count: int
+    usage: Usage
+    artifact_files: int
+    artifact_bytes: int
+    tti_minutes: int
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is unfinished or waits."""
+        return self.unfinished_turn_id is not None or self.queued_turns > 0
+
+    @property
+    def expire_at_us(self) -> int | None:
+        """When the session will be deleted if nothing happens."""
+        if self.tti_minutes == 0 or self.busy:
+            return None
+        return self.last_active_at_us + self.tti_minutes * MICROSECONDS_PER_MINUTE
+
+
+@dataclass(slots=True)
+class Claimed:
+    """A row of `claims`."""
+
+    fingerprint: bytes
+    turn_id: str | None
+    events: tuple[tuple[str, int], ...] | None
+
+
+@dataclass(slots=True)
+class HeldTurn:
+    """A row of `turns`, its lease included."""
+
+    record: TurnRecord
+    lease_owner: str | None = None
+    lease_until_us: int | None = None
+
+
+ClaimKey = tuple[ClaimScope, str]
+
+
+@dataclass(slots=True)
+class SessionState:
+    """One locked session.
+
+    Attributes:
+        turns: those that commands of the batch name, or that the batch made.
+        waiting: queued turns, the next one first; loaded only as far as the batch needs.
+        claims: those that commands of the batch name, or that the batch made.
+        known_events: stored events under ids that callers gave: (sequence, type, payload).
+        call_events: for tool call ids of callers' drafts: the types stored under them.
+    """
+
+    tenant: str
+    uid: str
+    now_us: int
+    head: Head
+    turns: dict[str, HeldTurn] = field(default_factory=dict)
+    waiting: deque[str] = field(default_factory=deque)
+    claims: dict[ClaimKey, Claimed] = field(default_factory=dict)
+    known_events: dict[str, tuple[int, EventType, bytes]] = field(default_factory=dict)
+    call_events: dict[str, set[EventType]] = field(default_factory=dict)
+
+    head_changed: bool = False
+    new_events: list[EventRecord] = field(default_factory=list)
+    new_claims: list[ClaimKey] = field(default_factory=list)
+    new_turns: set[str] = field(default_factory=set)
+    changed_turns: dict[str, None] = field(default_factory=dict)
+    new_artifacts: list[ArtifactRecord] = field(default_factory=list)
+
+    def write_event(self, draft: Draft, turn_id: str | None) -> EventRecord:
+        """Give the draft the next sequence and return it as it will be stored."""
+        head = self.head
+        created_at_us = max(self.now_us, head.last_event_at_us)
+        event = EventRecord(
+            id=draft.id,
+            sequence=head.last_sequence + 1,
+            type=draft.type,
+            turn_id=turn_id,
+            created_at_us=created_at_us,
+            payload=draft.payload,
+            tool_call_id=draft.tool_call_id,
+        )
+        head.last_sequence = event.sequence
+        head.last_event_at_us = created_at_us
+        self.new_events.append(event)
+        self.touch()
+        if draft.given_id:
+            self.known_events[draft.id] = (event.sequence, draft.type, draft.payload)
+        if draft.tool_call_id is not None:
+            self.call_events.setdefault(draft.tool_call_id, set()).add(draft.type)
+        return event
+
+    def touch(self) -> None:
+        """Count now as activity: the expiry starts anew."""
+        self.head.last_active_at_us = max(self.now_us, self.head.last_active_at_us)
+        self.head_changed = True
+
+    def claim(self, key: ClaimKey, claimed: Claimed) -> None:
+        """Keep what a request made."""
+        self.claims[key] = claimed
+        self.new_claims.append(key)
+
+    def put_turn(self, turn: HeldTurn) -> None:
+        """Keep a new or changed turn."""
+        self.turns[turn.record.id] = turn
+        self.changed_turns[turn.record.id] = None
+
+    def run_turn(self, turn: TurnRecord, lease: Lease) -> HeldTurn:
+        """Start a turn: its input becomes an event, the session is busy with it."""
+        event = self.write_event(
+            Draft(id=turn.input_event_id, type=turn.input_type, payload=turn.input), turn.id
+        )
+        self.head.status = SessionStatus.RUNNING
+        self.head.unfinished_turn_id = turn.id
+        held = self.lease_turn(
+            replace(
+                turn,
+                status=TurnStatus.RUNNING,
+                first_sequence=event.sequence,
+                last_sequence=event.sequence,
+                attempt=1,
+                fence=turn.fence + 1,
+                started_at_us=self.now_us,
+            ),
+            lease,
+        )
+        self.put_turn(held)
+        return held
+
+    def lease_turn(self, turn: TurnRecord, lease: Lease) -> HeldTurn:
+        """Return the turn in the hands of the lease's owner."""
+        duration_us = int(lease.duration_s * MICROSECONDS_PER_SECOND)
+        return HeldTurn(turn, lease.owner, self.now_us + duration_us)
+
+    def start_next(self, lease: Lease) -> TurnRecord | None:
+        """Start the turn that waits longest, if one waits."""
+        if not self.waiting:
+            return None
+        turn = self.turns[self.waiting.popleft()].record
+        self.head.queued_turns -= 1
+        return self.run_turn(turn, lease).record

@@ -1,0 +1,216 @@
+"""The store: where queries, decisions and commands run, and who hears of what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from hansard_server.domain.clock import Clock, now_us
+from hansard_server.domain.errors import StoreUnavailable
+from hansard_server.repository.api import Change, ReadTx, WriteTx
+from hansard_server.repository.commands import Command
+from hansard_server.repository.sql.batch import Skipped
+from hansard_server.repository.sql.engine import make_engine
+from hansard_server.repository.sql.migrations import check_schema
+from hansard_server.repository.sql.reads import SqlReadTx
+from hansard_server.repository.sql.writer import Job, Writer, Written, run_jobs
+
+T = TypeVar("T")
+
+ANSWER_TIMEOUT_S = 15.0
+"""A call gives up on the database after this long; what it asked for may still happen."""
+_SQLITE_READERS = 4
+_POSTGRESQL_READERS = 8
+_POSTGRESQL_DECIDERS = 8
+_DECISION_TRIES = 5
+_RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505"})
+
+
+class SqlStore:
+    """A Store (see repository.api) on SQLite or PostgreSQL.
+
+    On SQLite all writes go through one thread, which commits whatever waits together. On PostgreSQL
+    commands do, and decisions run on a pool of connections.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Clock = now_us) -> None:
+        """Take over the engine; `open` makes one."""
+        self._engine = engine
+        self._clock = clock
+        self._listeners: list[Callable[[Change], None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._readers = ThreadPoolExecutor(
+            _SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS, "hansard-reader"
+        )
+        self._read_engine = (
+            engine
+            if self._sqlite
+            else engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        )
+        self._deciders = (
+            None if self._sqlite else ThreadPoolExecutor(_POSTGRESQL_DECIDERS, "hansard-decider")
+        )
+        self._write_engine = make_write_engine(engine)
+        self._writer = Writer(
+            self._write_engine, clock, self._publish, skip_locked=not self._sqlite
+        )
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = now_us) -> SqlStore:
+        """Return a store on the database. Raises ValueError for other URLs, SchemaMismatch,
+        StoreUnavailable."""
+        store = cls(make_engine(url), clock=clock)
+        try:
+            await store.check()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def read(self, query: Callable[[ReadTx], T]) -> T:
+        """Return the query's result; see the Protocol."""
+        return await self._answer(self._loop.run_in_executor(self._readers, self._read, query))
+
+    async def write(self, decide: Callable[[WriteTx], T]) -> T:
+        """Return the decision's result after its commit; see the Protocol."""
+        return cast("T", await self._do(decide))
+
+    async def submit(self, command: Command) -> Any:  # noqa: ANN401 - the Protocol's overloads say
+        """Return the command's result after its commit; see the Protocol."""
+        try:
+            return await self._do(command)
+        except Skipped:
+            # The head is locked by somebody else's transaction: wait for it outside the batch.
+            return await self._do_alone(command)
+
+    @contextlib.contextmanager
+    def listen(self, on_change: Callable[[Change], None]) -> Iterator[None]:
+        """Have `on_change` called after every commit of this process, until exit."""
+        self._listeners.append(on_change)
+        try:
+            yield
+        finally:
+            self._listeners.remove(on_change)
+
+    async def check(self) -> None:
+        """Return when the database answers and has a schema that this code knows."""
+        await self._answer(self._loop.run_in_executor(self._readers, self._check))
+
+    async def close(self) -> None:
+        """Finish what was accepted, and give everything back."""
+        await asyncio.to_thread(self._close)
+
+    def _check(self) -> None:
+        with _unavailable(), self._read_engine.connect() as connection:
+            check_schema(connection)
+
+    def _close(self) -> None:
+        self._writer.close()
+        if self._deciders is not None:
+            self._deciders.shutdown()
+        self._readers.shutdown()
+        self._write_engine.dispose()
+        self._engine.dispose()
+
+    def _read(self, query: Callable[[ReadTx], T]) -> T:
+        with _unavailable(), self._read_engine.connect() as connection:
+            return query(SqlReadTx(connection))
+
+    async def _do(self, work: Command | Callable[[Any], Any]) -> object:
+        if callable(work) and self._deciders is not None:
+            return await self._do_alone(work)
+        job = Job(work, self._loop, self._loop.create_future())
+        self._writer.submit(job)
+        return await self._answer(job.future)
+
+    async def _do_alone(self, work: Command | Callable[[Any], Any]) -> object:
+        job = Job(work, self._loop, self._loop.create_future())
+        executor = self._deciders or self._readers
+        self._loop.run_in_executor(executor, self._write_alone, job)
+        return await self._answer(job.future)
+
+    def _write_alone(self, job: Job) -> None:
+        for attempt in range(1, _DECISION_TRIES + 1):
+            try:
+                with self._write_engine.begin() as connection:
+                    written, changes = run_jobs(connection, self._clock, [job], skip_locked=False)
+            except Exception as error:  # noqa: BLE001 - whoever waits must be told
+                if attempt < _DECISION_TRIES and _was_conflict(error):
+                    continue
+                written, changes = [Written(job, error)], []
+            self._publish(written, changes)
+            return
+
+    async def _answer(self, future: asyncio.Future[T]) -> T:
+        # Shielded: what was handed to the database is done whether or not anybody still waits.
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            future.add_done_callback(_ignore_outcome)
+            raise StoreUnavailable("the database does not answer", retry_after_s=1.0) from None
+        except asyncio.CancelledError:
+            future.add_done_callback(_ignore_outcome)
+            raise
+
+    def _publish(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, written, changes)
+
+    def _deliver(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
+        # Listeners first: who waits for a write may at once follow what it did.
+        for change in changes:
+            for on_change in tuple(self._listeners):
+                on_change(change)
+        for done in written:
+            if done.job.future.done():
+                continue
+            if isinstance(done.outcome, Exception):
+                done.job.future.set_exception(_domain_error(done.outcome))
+            else:
+                done.job.future.set_result(done.outcome)
+
+
+def make_write_engine(engine: Engine) -> Engine:
+    """Return the engine whose transactions write: on SQLite they take the write lock at BEGIN."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(hansard_begin="IMMEDIATE")
+    return engine
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise _domain_error(error) from error
+
+
+def _domain_error(error: Exception) -> Exception:
+    """Return what a caller may see of a database's error; others as they are."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+        unavailable = StoreUnavailable("the database does not answer", retry_after_s=1.0)
+        unavailable.__cause__ = error
+        return unavailable
+    return error
+
+
+def _was_conflict(error: Exception) -> bool:
+    if isinstance(error, IntegrityError):
+        return True
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return sqlstate in _RETRIED_SQLSTATES
+
+
+def _ignore_outcome(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

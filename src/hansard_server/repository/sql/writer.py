@@ -1,0 +1,178 @@
+"""The writer: one thread that does whatever waits as one transaction on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from hansard_server.domain.clock import Clock
+from hansard_server.repository.api import Change
+from hansard_server.repository.commands import Command
+from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.writes import SqlWriteTx
+
+BATCH_MAX_JOBS = 256
+
+Decision = Callable[[SqlWriteTx], Any]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Something that waits to be written: a command, or a decision."""
+
+    work: Command | Decision
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one job came to; an exception among the outcomes is raised by the one who waits."""
+
+    job: Job
+    outcome: object
+
+
+Publish = Callable[[Sequence[Written], Sequence[Change]], None]
+"""Called in the writer's thread after a transaction."""
+
+
+class Writer:
+    """A thread that takes whatever waits, and commits it together.
+
+    Consecutive commands are one Batch; a decision gets a savepoint of its own, so that one that is
+    refused harms no other. A database error rolls everything back and runs each job alone.
+    """
+
+    def __init__(
+        self, engine: Engine, clock: Clock, publish: Publish, *, skip_locked: bool = False
+    ) -> None:
+        """Start the thread; `skip_locked` as in Batch."""
+        self._engine = engine
+        self._clock = clock
+        self._publish = publish
+        self._skip_locked = skip_locked
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="hansard-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Have the job done."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Return when everything that was submitted is done."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        closing = False
+        while not closing:
+            jobs, closing = self._take()
+            if not jobs:
+                continue
+            try:
+                connection = connection or self._engine.connect()
+                self._write_together(connection, jobs)
+            except DBAPIError:
+                connection = _discard(connection)
+                self._write_each_alone(jobs)
+            except Exception as error:  # noqa: BLE001 - whoever waits must be told
+                connection = _discard(connection)
+                self._publish([Written(job, error) for job in jobs], ())
+        _discard(connection)
+
+    def _take(self) -> tuple[list[Job], bool]:
+        first = self._jobs.get()
+        if first is None:
+            return [], True
+        jobs = [first]
+        while len(jobs) < BATCH_MAX_JOBS:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            jobs.append(job)
+        return jobs, False
+
+    def _write_together(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        with connection.begin():
+            written, changes = run_jobs(
+                connection, self._clock, jobs, skip_locked=self._skip_locked
+            )
+        self._publish(written, changes)
+
+    def _write_each_alone(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            try:
+                with self._engine.begin() as connection:
+                    written, changes = run_jobs(
+                        connection, self._clock, [job], skip_locked=self._skip_locked
+                    )
+            except Exception as error:  # noqa: BLE001 - whoever waits must be told
+                self._publish([Written(job, error)], ())
+            else:
+                self._publish(written, changes)
+
+
+def run_jobs(
+    connection: Connection, clock: Clock, jobs: Sequence[Job], *, skip_locked: bool
+) -> tuple[list[Written], list[Change]]:
+    """Run jobs in order in the connection's transaction; return outcomes and changes.
+
+    Raises database errors; nothing of the transaction may be committed then.
+    """
+    written: list[Written] = []
+    changes: list[Change] = []
+    commands: list[Job] = []
+
+    def run_commands() -> None:
+        if commands:
+            batch = Batch(connection, clock, skip_locked=skip_locked)
+            outcomes = batch.run([job.work for job in commands])  # type: ignore[misc]
+            written.extend(map(Written, commands, outcomes))
+            changes.extend(batch.changes)
+            commands.clear()
+
+    for job in jobs:
+        if not callable(job.work):
+            commands.append(job)
+            continue
+        run_commands()
+        outcome, made = run_decision(connection, job.work)
+        written.append(Written(job, outcome))
+        changes.extend(made)
+    run_commands()
+    return written, changes
+
+
+def run_decision(connection: Connection, decide: Decision) -> tuple[object, Sequence[Change]]:
+    """Run a decision in a savepoint; return its outcome and changes. Raises database errors."""
+    tx = SqlWriteTx(connection)
+    savepoint = connection.begin_nested()
+    try:
+        outcome = decide(tx)
+    except DBAPIError:
+        savepoint.rollback()
+        raise
+    except Exception as error:  # noqa: BLE001 - the decision's own refusal
+        savepoint.rollback()
+        return error, ()
+    savepoint.commit()
+    return outcome, tx.changes
+
+
+def _discard(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.invalidate()
+        connection.close()

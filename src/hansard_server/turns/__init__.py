@@ -1,0 +1,1 @@
+"""What SendEvent does: turns that run on their own, and readers that follow them."""
