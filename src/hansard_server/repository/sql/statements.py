@@ -63,7 +63,14 @@ _HEAD_OF_SESSION = and_(
     session_heads.c.session_uid == sessions.c.uid,
 )
 _HEAD_COLUMNS = [
-    column for column in session_heads.c if column.name not in {"tenant", "session_uid"}
+    session_heads.c.last_sequence,
+    session_heads.c.status,
+    session_heads.c.unfinished_turn_id,
+    session_heads.c.queued_turns,
+    session_heads.c.input_tokens,
+    session_heads.c.output_tokens,
+    session_heads.c.reasoning_tokens,
+    session_heads.c.expire_at,
 ]
 # One row when there is the agent; its session_uid is NULL when there is no session.
 _NAMED = agents.outerjoin(sessions, _LIVE_SESSION_OF_AGENT).outerjoin(
@@ -106,6 +113,13 @@ SESSIONS = (
         sessions.c.agent_uid == bindparam("agent_uid"),
         sessions.c.deleted_at.is_(None),
         agents.c.deleted_at.is_(None),
+    )
+)
+SESSION_BY_UID = (
+    select(*sessions.c, agents.c.key.label("agent_key"))
+    .join(agents, and_(agents.c.tenant == sessions.c.tenant, agents.c.uid == sessions.c.agent_uid))
+    .where(
+        sessions.c.tenant == _TENANT, sessions.c.uid == _SESSION, sessions.c.deleted_at.is_(None)
     )
 )
 EXPIRED_SESSIONS = (
@@ -190,6 +204,9 @@ RUNNING_TURNS = (
 )
 ABANDONED_TURNS = RUNNING_TURNS.where(
     or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
+)
+OWNED_TURNS = select(turns.c.tenant, turns.c.session_uid, turns.c.id).where(
+    turns.c.status == RUNNING, turns.c.lease_owner == bindparam("owner")
 )
 IDLE_QUEUES = (
     select(turns.c.tenant, turns.c.session_uid)

@@ -1,0 +1,168 @@
+"""The purge: rows of what was deleted, removed in pieces, children before parents.
+
+Sessions of deleted agents are deleted first. What a deleted session holds goes at once; its own row
+and its agent's carry claims, so they stay for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Delete,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    select,
+    tuple_,
+    update,
+)
+
+from hansard_server.repository.sql.engine import lock_for_update
+from hansard_server.repository.sql.tables import (
+    agents,
+    artifacts,
+    claims,
+    events,
+    session_heads,
+    sessions,
+    turns,
+)
+
+DeleteSession = Callable[[str, str, int], bool]
+"""Deletes a session, given tenant, uid and time; False: it was deleted already."""
+
+
+def _piece_of(table: Table, *key: Column[Any]) -> Delete:
+    """Return the delete of at most `limit` rows of one session, named by the rest of their key."""
+    of_session = and_(
+        table.c.tenant == bindparam("of_tenant"), table.c.session_uid == bindparam("of_uid")
+    )
+    piece = select(*key).where(of_session).limit(bindparam("limit"))
+    name = tuple_(*key) if len(key) > 1 else key[0]
+    return delete(table).where(of_session, name.in_(piece))
+
+
+_CHILDREN = (
+    _piece_of(events, events.c.sequence),
+    _piece_of(turns, turns.c.id),
+    _piece_of(claims, claims.c.scope, claims.c.request_id),
+    _piece_of(artifacts, artifacts.c.id),
+)
+_LIVE_SESSIONS_OF_DELETED_AGENTS = (
+    select(sessions.c.tenant, sessions.c.uid)
+    .select_from(agents)
+    .join(
+        sessions,
+        and_(
+            sessions.c.tenant == agents.c.tenant,
+            sessions.c.agent_uid == agents.c.uid,
+            sessions.c.deleted_at.is_(None),
+        ),
+    )
+    .where(agents.c.deleted_at.is_not(None))
+    .limit(bindparam("limit"))
+)
+_DELETED_SESSIONS = (
+    select(sessions.c.tenant, sessions.c.uid)
+    .where(sessions.c.deleted_at.is_not(None), sessions.c.purged.is_(False))
+    .order_by(sessions.c.deleted_at)
+    .limit(bindparam("limit"))
+)
+_HEAD_LOCKED = lock_for_update(
+    select(session_heads.c.deleted).where(
+        session_heads.c.tenant == bindparam("of_tenant"),
+        session_heads.c.session_uid == bindparam("of_uid"),
+    )
+)
+_DELETE_HEAD = delete(session_heads).where(
+    session_heads.c.tenant == bindparam("of_tenant"),
+    session_heads.c.session_uid == bindparam("of_uid"),
+)
+_MARK_PURGED = (
+    update(sessions)
+    .where(sessions.c.tenant == bindparam("of_tenant"), sessions.c.uid == bindparam("of_uid"))
+    .values(purged=True)
+)
+_OLD_SESSIONS = lock_for_update(
+    select(sessions.c.tenant, sessions.c.uid)
+    .where(sessions.c.deleted_at <= bindparam("before"), sessions.c.purged.is_(True))
+    .order_by(sessions.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_OLD_AGENTS = lock_for_update(
+    select(agents.c.tenant, agents.c.uid)
+    .where(
+        agents.c.deleted_at <= bindparam("before"),
+        ~exists().where(sessions.c.tenant == agents.c.tenant, sessions.c.agent_uid == agents.c.uid),
+    )
+    .order_by(agents.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+
+
+def purge_deleted(
+    connection: Connection,
+    delete_session: DeleteSession,
+    now_us: int,
+    *,
+    keep_rows_us: int,
+    max_rows: int,
+) -> int:
+    """Remove at most `max_rows` rows; return how many, 0 when there is nothing left to do now.
+
+    A session that is deleted because its agent was counts as one.
+    """
+    removed = 0
+    for tenant, uid in _sessions_to_purge(connection, max_rows):
+        if removed >= max_rows:
+            return removed
+        # False: it was deleted before, or by somebody else since it was found.
+        if delete_session(tenant, uid, now_us):
+            removed += 1
+        else:
+            removed += _purge_session(connection, tenant, uid, max_rows - removed)
+    for table, old in ((sessions, _OLD_SESSIONS), (agents, _OLD_AGENTS)):
+        values = {"before": now_us - keep_rows_us, "limit": max_rows - removed}
+        if values["limit"] > 0:
+            removed += _remove(connection, table, old, values)
+    return removed
+
+
+def _sessions_to_purge(connection: Connection, limit: int) -> list[tuple[str, str]]:
+    # In the order in which everybody locks heads.
+    found: set[tuple[str, str]] = set()
+    for statement in (_LIVE_SESSIONS_OF_DELETED_AGENTS, _DELETED_SESSIONS):
+        found.update(
+            (row.tenant, row.uid) for row in connection.execute(statement, {"limit": limit})
+        )
+    return sorted(found)
+
+
+def _purge_session(connection: Connection, tenant: str, uid: str, budget: int) -> int:
+    """Remove rows of a deleted session, its head as the last; return how many."""
+    session = {"of_tenant": tenant, "of_uid": uid}
+    connection.execute(_HEAD_LOCKED, session).all()
+    removed = 0
+    for statement in _CHILDREN:
+        removed += connection.execute(statement, {**session, "limit": budget - removed}).rowcount
+        if removed >= budget:
+            return removed
+    removed += connection.execute(_DELETE_HEAD, session).rowcount
+    connection.execute(_MARK_PURGED, session)
+    return removed
+
+
+def _remove(connection: Connection, table: Table, old: Select[Any], values: dict[str, int]) -> int:
+    keys = [tuple(row) for row in connection.execute(old, values)]
+    if keys:
+        connection.execute(delete(table).where(tuple_(table.c.tenant, table.c.uid).in_(keys)))
+    return len(keys)
