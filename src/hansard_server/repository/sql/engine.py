@@ -55,7 +55,7 @@ class EngineOptions:
     connect_timeout_s: int = 5
     statement_timeout_s: int = 10
     lock_timeout_s: int = 5
-    pool_size: int = 10
+    pool_size: int = 20
 
 
 def make_engine(url: str, options: EngineOptions | None = None) -> Engine:

@@ -256,7 +256,7 @@ class SqlWriteTx(SqlReadTx):
             raise Conflict
 
     def _update(self, statement: Any, tenant: str, uid: str, values: dict[str, Any]) -> None:
-        names = {name: bindparam(f"new_{name}") for name in values}
+        names: dict[str, Any] = {name: bindparam(f"new_{name}") for name in values}
         given = {f"new_{name}": value for name, value in values.items()}
         self.connection.execute(
             statement.values(**names), {"of_tenant": tenant, "of_uid": uid, **given}
