@@ -136,6 +136,10 @@ class ReadTx(Protocol):
         """Return the session and its head. Raises AgentNotFound, SessionNotFound."""
         ...
 
+    def get_session_by_uid(self, tenant: str, session_uid: str) -> SessionRecord:
+        """Return the session, with the key of its agent. Raises SessionNotFound when deleted."""
+        ...
+
     def find_session_claim(
         self, tenant: str, agent_uid: str, request_id: str
     ) -> Claimed[SessionRecord] | None:

@@ -80,6 +80,10 @@ class SessionFeed:
         self.deleted = self.deleted or change.deleted
         self.wake()
 
+    def seed(self, event: EventRecord) -> None:
+        """Take in an event that was stored before the feed was in use."""
+        self._add(event)
+
     def events_after(self, sequence: int) -> list[EventRecord] | None:
         """Return the events after a sequence without a gap; None: the store has to be read."""
         if self.last_sequence <= sequence:

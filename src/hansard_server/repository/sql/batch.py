@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Select,
     bindparam,
     func,
     insert,
-    literal,
     select,
     tuple_,
     update,
@@ -43,6 +41,7 @@ from hansard_server.repository.commands import (
 )
 from hansard_server.repository.sql import decisions, tables
 from hansard_server.repository.sql.decisions import Named
+from hansard_server.repository.sql.engine import database_now_us, lock_for_update
 from hansard_server.repository.sql.rows import (
     artifact_values,
     event_values,
@@ -77,14 +76,14 @@ _NAMED_SESSIONS = select(
     ),
     tables.sessions.c.deleted_at.is_(None),
 )
-_HEADS = (
+_UNLOCKED_HEADS = (
     select(_heads)
     .where(tuple_(_heads.c.tenant, _heads.c.session_uid).in_(bindparam("uids", expanding=True)))
     .order_by(_heads.c.tenant, _heads.c.session_uid)
 )
-_POSTGRESQL_NOW_US = func.cast(
-    func.extract("epoch", func.clock_timestamp()) * literal(1_000_000), BigInteger
-)
+_HEADS = lock_for_update(_UNLOCKED_HEADS)
+_HEADS_SKIPPING = lock_for_update(_UNLOCKED_HEADS, skip_locked=True)
+_NOW = select(database_now_us())
 _CLAIMS = select(_claims).where(
     tuple_(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id).in_(
         bindparam("keys", expanding=True)
@@ -268,8 +267,8 @@ class Batch:
     def _lock(self, uids: set[Uid]) -> None:
         if not uids:
             return
-        rows = self.connection.execute(self._heads_statement(), {"uids": sorted(uids)})
-        now_us = self.clock()
+        rows = self.connection.execute(_HEADS_SKIPPING if self.skip_locked else _HEADS, {"uids": sorted(uids)})
+        now_us = self._now_us()
         for row in rows:
             if row.deleted:
                 uids.discard((row.tenant, row.session_uid))
@@ -277,7 +276,7 @@ class Batch:
             state = SessionState(
                 tenant=row.tenant,
                 uid=row.session_uid,
-                now_us=getattr(row, "now_us", now_us),
+                now_us=now_us,
                 head=_head(row),
             )
             self._states[row.tenant, row.session_uid] = state
@@ -285,10 +284,11 @@ class Batch:
             # Some of these may be gone rather than locked: alone, without skipping, that shows.
             self._skipped = uids - self._states.keys()
 
-    def _heads_statement(self) -> Select[Any]:
-        if self.connection.dialect.name != "postgresql":
-            return _HEADS
-        return _HEADS_POSTGRESQL_SKIPPING if self.skip_locked else _HEADS_POSTGRESQL
+    def _now_us(self) -> int:
+        # Replicas agree on the database's clock; a SQLite store has one process.
+        if self.connection.dialect.name == "postgresql":
+            return int(self.connection.scalar(_NOW) or 0)
+        return self.clock()
 
     def _load(self, commands: Sequence[Command]) -> None:
         wanted = _Wanted()
@@ -335,11 +335,12 @@ class Batch:
         return None if uid is None else self._states.get(uid)
 
     def _decide(self, command: Command) -> Outcome:
-        named = None
+        named: Named | None = None
         if isinstance(command, AppendDrafts | AcceptInput):
-            named = self._named[command.session]
-            if isinstance(named, Exception):
-                return named
+            found = self._named[command.session]
+            if isinstance(found, Exception):
+                return found
+            named = found
         uid = self._uid_of(command)
         state = self._state_of(command)
         if state is None:
@@ -384,12 +385,6 @@ class Batch:
     def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401 - insert or update
         if rows:
             self.connection.execute(statement, rows)
-
-
-_HEADS_POSTGRESQL = _HEADS.add_columns(_POSTGRESQL_NOW_US.label("now_us")).with_for_update()
-_HEADS_POSTGRESQL_SKIPPING = _HEADS.add_columns(_POSTGRESQL_NOW_US.label("now_us")).with_for_update(
-    skip_locked=True
-)
 
 
 def session_not_found(name: SessionName) -> SessionNotFound:

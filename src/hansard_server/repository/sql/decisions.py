@@ -144,7 +144,13 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
             (ClaimScope.SEND_EVENT, command.claim.request_id),
             Claimed(command.claim.fingerprint, turn.id, None),
         )
-    return Accepted(turn=turn, position=position, claimed=False, last_sequence=head.last_sequence)
+    return Accepted(
+        turn=turn,
+        input_event=input_event,
+        position=position,
+        claimed=False,
+        last_sequence=head.last_sequence,
+    )
 
 
 def record_step(state: SessionState, command: RecordStep) -> Recorded:

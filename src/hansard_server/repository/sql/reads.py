@@ -119,6 +119,13 @@ class SqlReadTx:
             raise _no_session()
         return _session_view(row)
 
+    def get_session_by_uid(self, tenant: str, session_uid: str) -> SessionRecord:
+        """Return the session, with the key of its agent. Raises SessionNotFound when deleted."""
+        row = self._one(statements.SESSION_BY_UID, tenant=tenant, session_uid=session_uid)
+        if row is None:
+            raise _no_session()
+        return session_record(row)
+
     def find_session_claim(
         self, tenant: str, agent_uid: str, request_id: str
     ) -> Claimed[SessionRecord] | None:

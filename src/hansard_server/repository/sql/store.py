@@ -17,7 +17,7 @@ from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.repository.api import Change, ReadTx, WriteTx
 from hansard_server.repository.commands import Command
 from hansard_server.repository.sql.batch import Skipped
-from hansard_server.repository.sql.engine import make_engine
+from hansard_server.repository.sql.engine import EngineOptions, make_engine, reading, writing
 from hansard_server.repository.sql.migrations import check_schema
 from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.writer import Job, Writer, Written, run_jobs
@@ -29,6 +29,8 @@ ANSWER_TIMEOUT_S = 15.0
 _SQLITE_READERS = 4
 _POSTGRESQL_READERS = 8
 _POSTGRESQL_DECIDERS = 8
+# One for each reader and decider, the writer's, and one to spare.
+_POOL_CONNECTIONS = 18
 _DECISION_TRIES = 5
 _RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 
@@ -50,17 +52,11 @@ class SqlStore:
         self._readers = ThreadPoolExecutor(
             _SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS, "hansard-reader"
         )
-        self._read_engine = (
-            engine
-            if self._sqlite
-            else engine.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
-        )
+        self._read_engine = reading(engine)
         self._deciders = (
             None if self._sqlite else ThreadPoolExecutor(_POSTGRESQL_DECIDERS, "hansard-decider")
         )
-        self._write_engine = make_write_engine(engine)
+        self._write_engine = writing(engine)
         self._writer = Writer(
             self._write_engine, clock, self._publish, skip_locked=not self._sqlite
         )
@@ -69,7 +65,8 @@ class SqlStore:
     async def open(cls, url: str, *, clock: Clock = now_us) -> SqlStore:
         """Return a store on the database. Raises ValueError for other URLs, SchemaMismatch,
         StoreUnavailable."""
-        store = cls(make_engine(url), clock=clock)
+        options = EngineOptions(pool_size=_POOL_CONNECTIONS)
+        store = cls(make_engine(url, options), clock=clock)
         try:
             await store.check()
         except BaseException:
@@ -119,7 +116,6 @@ class SqlStore:
         if self._deciders is not None:
             self._deciders.shutdown()
         self._readers.shutdown()
-        self._write_engine.dispose()
         self._engine.dispose()
 
     def _read(self, query: Callable[[ReadTx], T]) -> T:
@@ -178,13 +174,6 @@ class SqlStore:
                 done.job.future.set_exception(_domain_error(done.outcome))
             else:
                 done.job.future.set_result(done.outcome)
-
-
-def make_write_engine(engine: Engine) -> Engine:
-    """Return the engine whose transactions write: on SQLite they take the write lock at BEGIN."""
-    if engine.dialect.name == "sqlite":
-        return engine.execution_options(hansard_begin="IMMEDIATE")
-    return engine
 
 
 @contextlib.contextmanager

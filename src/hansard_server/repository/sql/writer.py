@@ -83,10 +83,12 @@ class Writer:
                 connection = connection or self._engine.connect()
                 self._write_together(connection, jobs)
             except DBAPIError:
-                connection = _discard(connection)
+                _discard(connection)
+                connection = None
                 self._write_each_alone(jobs)
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
-                connection = _discard(connection)
+                _discard(connection)
+                connection = None
                 self._publish([Written(job, error) for job in jobs], ())
         _discard(connection)
 

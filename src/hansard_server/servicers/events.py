@@ -1,0 +1,92 @@
+"""EventService on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
+
+from hansard_server.domain.errors import Unimplemented
+from hansard_server.servicers.caller import current_tenant
+from hansard_server.servicers.event_wire import SendStream, WatchStream, encode_event_page
+from hansard_server.turns.inputs import Inputs
+from hansard_server.turns.payloads import encode_event
+from hansard_server.turns.queries import Queries
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EventServicer(event_service_pb2_grpc.EventServiceServicer):
+    """Converts, calls, converts. Stored payloads are answered as their bytes."""
+
+    def __init__(self, inputs: Inputs, queries: Queries) -> None:
+        """Serve by `inputs` and `queries`."""
+        self._inputs = inputs
+        self._queries = queries
+
+    async def SendEvent(  # type: ignore[override]
+        self, request: event_service_pb2.SendEventRequest, _context: Context
+    ) -> AsyncIterator[bytes]:
+        """See the contract."""
+        stream = SendStream(request.agent_key, request.session_key)
+        async for accepted, item in self._inputs.send(current_tenant(), request):
+            yield stream.encode(accepted, item)
+
+    async def AppendEvents(
+        self, request: event_service_pb2.AppendEventsRequest, _context: Context
+    ) -> event_service_pb2.AppendEventsResponse:
+        """See the contract."""
+        appended = await self._inputs.append(current_tenant(), request)
+        return event_service_pb2.AppendEventsResponse(
+            session_uid=appended.session_uid,
+            events=[
+                event_service_pb2.AppendedEvent(event_id=event_id, sequence=sequence)
+                for event_id, sequence in appended.events
+            ],
+        )
+
+    async def GetEvent(  # type: ignore[override]
+        self, request: event_service_pb2.GetEventRequest, _context: Context
+    ) -> bytes:
+        """See the contract."""
+        event = await self._queries.get_event(current_tenant(), request)
+        return encode_event(event, request.agent_key, request.session_key)
+
+    async def ListEvents(  # type: ignore[override]
+        self, request: event_service_pb2.ListEventsRequest, _context: Context
+    ) -> bytes:
+        """See the contract."""
+        page = await self._queries.list_events(current_tenant(), request)
+        return encode_event_page(page, request.agent_key, request.session_key)
+
+    async def WatchEvents(  # type: ignore[override]
+        self, request: event_service_pb2.WatchEventsRequest, _context: Context
+    ) -> AsyncIterator[bytes]:
+        """See the contract."""
+        stream = WatchStream(request.agent_key, request.session_key, request.after_sequence)
+        async for session_uid, item in self._queries.watch(current_tenant(), request):
+            yield stream.encode(session_uid, item)
+
+    async def HideEvent(
+        self, request: event_service_pb2.HideEventRequest, _context: Context
+    ) -> event_pb2.Event:
+        """See the contract."""
+        raise _later("HideEvent")
+
+    async def UnhideEvent(
+        self, request: event_service_pb2.UnhideEventRequest, _context: Context
+    ) -> event_pb2.Event:
+        """See the contract."""
+        raise _later("UnhideEvent")
+
+    async def DeleteEvent(
+        self, request: event_service_pb2.DeleteEventRequest, _context: Context
+    ) -> event_service_pb2.DeleteEventResponse:
+        """See the contract."""
+        raise _later("DeleteEvent")
+
+
+def _later(method: str) -> Unimplemented:
+    return Unimplemented(f"this server does not serve {method} yet")

@@ -1,0 +1,61 @@
+"""What a turn runs under: its agent and session, read when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google.protobuf import struct_pb2
+from hansard.v1 import agent_pb2, session_pb2
+
+from hansard_server.agents.api import SessionFiles, TurnContext
+from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
+from hansard_server.repository.api import ReadTx, Store
+
+MakeFiles = Callable[[str, str], SessionFiles]
+"""Returns the files of a session, given its tenant and uid."""
+
+
+class ContextLoader:
+    """Reads agents and sessions for turns that start."""
+
+    def __init__(self, store: Store, make_files: MakeFiles) -> None:
+        """Read from `store`; `make_files` opens a session's files."""
+        self._store = store
+        self._make_files = make_files
+
+    async def load(self, turn: TurnRecord) -> TurnContext:
+        """Return what the turn runs under. Raises AgentNotFound, SessionNotFound."""
+
+        def read(tx: ReadTx) -> tuple[AgentRecord, SessionRecord]:
+            session = tx.get_session_by_uid(turn.tenant, turn.session_uid)
+            return tx.get_agent_by_uid(turn.tenant, session.agent_uid), session
+
+        agent, session = await self._store.read(read)
+        return TurnContext(
+            agent=agent_message(agent),
+            session=session_message(session),
+            files=self._make_files(turn.tenant, turn.session_uid),
+        )
+
+
+def agent_message(record: AgentRecord) -> agent_pb2.Agent:
+    """Return what instructions and models may know of an agent."""
+    agent = agent_pb2.Agent.FromString(record.configuration)
+    agent.key = record.key
+    agent.uid = record.uid
+    agent.name = record.name
+    agent.description = record.description
+    agent.metadata.CopyFrom(struct_pb2.Struct.FromString(record.metadata))
+    return agent
+
+
+def session_message(record: SessionRecord) -> session_pb2.Session:
+    """Return what instructions and tools may know of a session."""
+    return session_pb2.Session(
+        agent_key=record.agent_key,
+        key=record.key,
+        uid=record.uid,
+        name=record.name,
+        description=record.description,
+        metadata=struct_pb2.Struct.FromString(record.metadata),
+    )

@@ -1,0 +1,184 @@
+"""SendEvent and AppendEvents: inputs and drafts come in, turns and events come of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hansard.v1 import event_pb2, event_service_pb2, turn_pb2
+
+from hansard_server.domain.errors import Unimplemented
+from hansard_server.domain.keys import make_event_id, make_turn_id
+from hansard_server.domain.limits import Limits
+from hansard_server.domain.records import Claim, EventType, TurnStatus
+from hansard_server.repository.api import Store
+from hansard_server.repository.commands import (
+    Accepted,
+    AcceptInput,
+    Appended,
+    AppendDrafts,
+    Draft,
+    SessionName,
+    WhenBusy,
+)
+from hansard_server.resources.fingerprints import fingerprint
+from hansard_server.turns.drafts import (
+    Reference,
+    check_drafts,
+    check_input,
+    draft_references,
+    fill_references,
+    make_drafts,
+    message_references,
+)
+from hansard_server.turns.engine import TurnEngine
+from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.readers import InputQueued, Item, Readers, shutting_down
+
+SendRequest = event_service_pb2.SendEventRequest
+AppendRequest = event_service_pb2.AppendEventsRequest
+
+_LATER = "this server does not serve {} yet"
+_WHEN_BUSY = {
+    event_service_pb2.WHEN_BUSY_UNSPECIFIED: WhenBusy.QUEUE,
+    event_service_pb2.WHEN_BUSY_QUEUE: WhenBusy.QUEUE,
+    event_service_pb2.WHEN_BUSY_REJECT: WhenBusy.REJECT,
+}
+
+
+class Inputs:
+    """Takes what callers send to sessions."""
+
+    def __init__(
+        self, store: Store, feeds: Feeds, readers: Readers, engine: TurnEngine, limits: Limits
+    ) -> None:
+        """Write to `store`, run turns by `engine`, follow them by `readers`."""
+        self._store = store
+        self._feeds = feeds
+        self._readers = readers
+        self._engine = engine
+        self._limits = limits
+
+    async def send(self, tenant: str, request: SendRequest) -> AsyncIterator[tuple[Accepted, Item]]:
+        """Take one input, and yield the items of its turn to the end.
+
+        Raises what the contract says of SendEvent; nothing is stored then.
+        """
+        when_busy = _check_supported(request)
+        message = event_pb2.InputMessage()
+        message.CopyFrom(request.input_message)
+        check_input(message, "input_message", self._limits)
+        name = _session_name(tenant, request)
+        name = await self._fill(name, message_references(message, "input_message"))
+        command = AcceptInput(
+            session=name,
+            turn_id=make_turn_id(),
+            input=Draft(
+                id=make_event_id(),
+                type=EventType.INPUT_MESSAGE,
+                payload=turn_pb2.TurnInput(input_message=message).SerializeToString(),
+            ),
+            when_busy=when_busy,
+            queue_max_inputs=self._limits.queue_max_inputs,
+            lease=self._engine.lease,
+            claim=_send_claim(request),
+            expected_last_sequence=_expected(request),
+        )
+        accepted = await self._store.submit(command)
+        async for item in self._follow(accepted, request):
+            yield accepted, item
+            if request.detach:
+                return
+
+    async def append(self, tenant: str, request: AppendRequest) -> Appended:
+        """Write a caller's events. Raises what the contract says of AppendEvents."""
+        claim = _claim(request, "session_uid")
+        check_drafts(request.events, self._limits)
+        name = await self._fill(_session_name(tenant, request), draft_references(request.events))
+        return await self._store.submit(
+            AppendDrafts(
+                session=name,
+                drafts=make_drafts(request.events, self._limits),
+                claim=claim,
+                expected_last_sequence=_expected(request),
+            )
+        )
+
+    async def _fill(self, name: SessionName, references: list[Reference]) -> SessionName:
+        """Fill in references, and return the name bound to the incarnation that has them."""
+        if not references:
+            return name
+        session = await self._store.read(lambda tx: tx.resolve_session(name))
+        await fill_references(self._store, (session.tenant, session.uid), references)
+        return SessionName(
+            tenant=name.tenant,
+            agent_key=name.agent_key,
+            session_key=name.session_key,
+            uid=session.uid,
+        )
+
+    async def _follow(self, accepted: Accepted, request: SendRequest) -> AsyncIterator[Item]:
+        turn = accepted.turn
+        deltas = request.deltas != event_service_pb2.DELTA_MODE_NONE
+        with self._feeds.use(turn.tenant, turn.session_uid) as feed:
+            if accepted.input_event is not None:
+                # The reader is there before the turn begins: it misses nothing of it.
+                self._engine.start(turn)
+                feed.seed(accepted.input_event)
+            if self._feeds.draining:
+                raise shutting_down(turn.session_uid, accepted.last_sequence)
+            position = accepted.position
+            if accepted.claimed and turn.status is TurnStatus.QUEUED:
+                position = await self._store.read(
+                    lambda tx: tx.queue_position(turn.tenant, turn.session_uid, turn.number)
+                )
+            if position:
+                yield InputQueued(position)
+            after = None if accepted.claimed else accepted.last_sequence
+            if accepted.input_event is not None:
+                after = accepted.input_event.sequence - 1
+            async for item in self._readers.follow_turn(
+                feed, turn, after_sequence=after, deltas=deltas
+            ):
+                yield item
+
+
+def _check_supported(request: SendRequest) -> WhenBusy:
+    kind = request.WhichOneof("input")
+    if kind != "input_message":
+        raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
+    when_busy = _WHEN_BUSY.get(request.when_busy)
+    if when_busy is None:
+        name = event_service_pb2.WhenBusy.Name(request.when_busy).removeprefix("WHEN_BUSY_")
+        raise Unimplemented.of_field("when_busy", _LATER.format(name))
+    return when_busy
+
+
+def _session_name(tenant: str, request: SendRequest | AppendRequest) -> SessionName:
+    return SessionName(
+        tenant=tenant,
+        agent_key=request.agent_key,
+        session_key=request.session_key,
+        uid=request.session_uid or None,
+    )
+
+
+def _expected(request: SendRequest | AppendRequest) -> int | None:
+    if request.HasField("expected_last_sequence"):
+        return request.expected_last_sequence
+    return None
+
+
+def _claim(request: SendRequest | AppendRequest, *without: str) -> Claim | None:
+    if not request.request_id:
+        return None
+    return Claim(request.request_id, fingerprint(request, "request_id", *without))
+
+
+def _send_claim(request: SendRequest) -> Claim | None:
+    if request.request_id and request.when_busy == event_service_pb2.WHEN_BUSY_UNSPECIFIED:
+        # What is left out has the effect of its default, and is the same content.
+        explicit = SendRequest()
+        explicit.CopyFrom(request)
+        explicit.when_busy = event_service_pb2.WHEN_BUSY_QUEUE
+        request = explicit
+    return _claim(request, "session_uid", "deltas", "detach")

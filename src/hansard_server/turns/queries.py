@@ -1,0 +1,180 @@
+"""Reads of the record: events and turns, one and by pages, and sessions watched."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from hansard.v1 import event_service_pb2, paging_pb2, turn_service_pb2
+
+from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
+from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS
+from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
+from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
+from hansard_server.repository.commands import SessionName
+from hansard_server.resources.paging import Page, PageTokens, page_limit, query_of
+from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.payloads import EVENT_TYPES_BY_NAME
+from hansard_server.turns.readers import Item, Readers
+
+_TURN_OVERHEAD_BYTES = 256
+_TURN_CHUNK = 100
+
+
+class Queries:
+    """Reads for callers."""
+
+    def __init__(self, store: Store, feeds: Feeds, readers: Readers, tokens: PageTokens) -> None:
+        """Read from `store`; page tokens are those of `tokens`."""
+        self._store = store
+        self._feeds = feeds
+        self._readers = readers
+        self._tokens = tokens
+
+    async def get_event(
+        self, tenant: str, request: event_service_pb2.GetEventRequest
+    ) -> EventRecord:
+        """Return the event or its tombstone. Raises what the contract says of GetEvent."""
+        name = _name(tenant, request.agent_key, request.session_key)
+
+        def read(tx: ReadTx) -> EventRecord:
+            session = tx.resolve_session(name)
+            return tx.get_event(tenant, session.uid, request.event_id)
+
+        return await self._store.read(read)
+
+    async def list_events(
+        self, tenant: str, request: event_service_pb2.ListEventsRequest
+    ) -> Page[EventRecord]:
+        """Return a page. Raises what the contract says of ListEvents, InvalidPageToken."""
+        query = query_of(tenant, request)
+        position = self._tokens.read(query, request.page_token)
+        name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
+        scan = _event_scan(request, position)
+
+        def read(tx: ReadTx) -> EventPage:
+            return tx.scan_events(tenant, tx.resolve_session(name).uid, scan)
+
+        page = await self._store.read(read)
+        token = ""
+        if page.resume_at is not None:
+            token = self._tokens.make(query, struct.pack(">q", page.resume_at))
+        return Page(page.events, token)
+
+    async def watch(
+        self, tenant: str, request: event_service_pb2.WatchEventsRequest
+    ) -> AsyncIterator[tuple[str, Item]]:
+        """Yield (session uid, item) for ever. Raises what the contract says of WatchEvents."""
+        name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
+        session = await self._store.read(lambda tx: tx.resolve_session(name))
+        with self._feeds.use(tenant, session.uid) as feed:
+            async for item in self._readers.follow_session(
+                feed,
+                (tenant, session.uid),
+                after_sequence=request.after_sequence,
+                deltas=request.include_deltas,
+            ):
+                yield session.uid, item
+
+    async def get_turn(self, tenant: str, request: turn_service_pb2.GetTurnRequest) -> TurnRecord:
+        """Return the turn. Raises what the contract says of GetTurn."""
+        name = _name(tenant, request.agent_key, request.session_key)
+
+        def read(tx: ReadTx) -> TurnRecord:
+            return tx.get_turn(tenant, tx.resolve_session(name).uid, request.turn_id)
+
+        return await self._store.read(read)
+
+    async def list_turns(
+        self, tenant: str, request: turn_service_pb2.ListTurnsRequest
+    ) -> Page[TurnRecord]:
+        """Return a page. Raises what the contract says of ListTurns, InvalidPageToken."""
+        query = query_of(tenant, request)
+        position = self._tokens.read(query, request.page_token)
+        name = _name(tenant, request.agent_key, request.session_key)
+        statuses = {TurnStatus(status) for status in request.statuses} or set(TurnStatus)
+        scan = _TurnScan(
+            after=None if position is None else struct.unpack(">q", position)[0],
+            descending=request.order == paging_pb2.SORT_ORDER_DESCENDING,
+            limit=page_limit(request.page_size),
+            statuses=frozenset(statuses),
+        )
+
+        def read(tx: ReadTx) -> tuple[Sequence[TurnRecord], int | None]:
+            return scan.run(tx, tenant, tx.resolve_session(name).uid)
+
+        turns, resume_at = await self._store.read(read)
+        token = "" if resume_at is None else self._tokens.make(query, struct.pack(">q", resume_at))
+        return Page(tuple(turns), token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TurnScan:
+    after: int | None
+    descending: bool
+    limit: int
+    statuses: frozenset[TurnStatus]
+
+    def run(
+        self, tx: ReadTx, tenant: str, session_uid: str
+    ) -> tuple[Sequence[TurnRecord], int | None]:
+        """Return a page of turns, and the number of the last one looked at if there may be more."""
+        found: list[TurnRecord] = []
+        after = self.after
+        page_bytes = looked_at = 0
+        while looked_at < SCAN_MAX_ROWS:
+            wanted = min(_TURN_CHUNK, SCAN_MAX_ROWS - looked_at)
+            turns = tx.scan_turns(
+                tenant, session_uid, after_number=after, descending=self.descending, limit=wanted
+            )
+            for turn in turns:
+                size_bytes = len(turn.input) + _TURN_OVERHEAD_BYTES
+                if len(found) == self.limit or (found and page_bytes + size_bytes > PAGE_MAX_BYTES):
+                    return found, after
+                looked_at += 1
+                after = turn.number
+                if turn.status in self.statuses:
+                    found.append(turn)
+                    page_bytes += size_bytes
+            if len(turns) < wanted:
+                return found, None
+        return found, after
+
+
+def _name(tenant: str, agent_key: str, session_key: str, uid: str = "") -> SessionName:
+    return SessionName(
+        tenant=tenant, agent_key=agent_key, session_key=session_key, uid=uid or None
+    )
+
+
+def _event_scan(
+    request: event_service_pb2.ListEventsRequest, position: bytes | None
+) -> EventScan:
+    descending = request.order == paging_pb2.SORT_ORDER_DESCENDING
+    after, before = request.after_sequence, request.before_sequence or None
+    if position is not None:
+        resume_at = struct.unpack(">q", position)[0]
+        after, before = (after, resume_at) if descending else (resume_at, before)
+    return EventScan(
+        limit=page_limit(request.page_size),
+        max_bytes=PAGE_MAX_BYTES,
+        max_rows=SCAN_MAX_ROWS,
+        after_sequence=after,
+        before_sequence=before,
+        descending=descending,
+        types=frozenset(EVENT_TYPES_BY_NAME[name] for name in request.types),
+        turn_id=request.turn_id or None,
+        include_hidden=request.include_hidden,
+        created_from_us=_time_us(request, "created_at_or_after"),
+        created_before_us=_time_us(request, "created_before"),
+    )
+
+
+def _time_us(request: event_service_pb2.ListEventsRequest, field: str) -> int | None:
+    if not request.HasField(field):  # type: ignore[arg-type]
+        return None
+    time: Timestamp = getattr(request, field)
+    # Rounded up: an event is stored to the microsecond.
+    return time.seconds * MICROSECONDS_PER_SECOND + -(-time.nanos // 1_000)
