@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "hansard_server.agents",
         "hansard_server.artifacts",
         "hansard_server.corpora",
+        "hansard_server.resources",
         "hansard_server.turns",
     ),
     "CORE": (
@@ -47,6 +48,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.cli": ANYTHING,
     # Beside them.
     "hansard_server.__init__": (),
+    "hansard_server.__main__": ("hansard_server.cli",),
     "hansard_server.config": ("hansard_server.domain", "pydantic", "pydantic_settings"),
     "hansard_server.failpoints": (),
     "hansard_server.lifecycle": ("CORE", "ROOMS", "GRPC", "MESSAGES", "WATCHED"),
@@ -71,11 +73,15 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("hansard_server.agents", "hansard_server.domain", "MESSAGES", "WATCHED"),
         "GRPC",
     ),
+    "hansard_server.resources": ("CORE", "MESSAGES", "WATCHED", "re2"),
     "hansard_server.turns": ("CORE", "hansard_server.agents", "MESSAGES", "WATCHED"),
     "hansard_server.artifacts": ("CORE", "MESSAGES", "WATCHED", "obstore"),
     "hansard_server.corpora": ("CORE", "MESSAGES", "WATCHED", "sqlglot"),
     "hansard_server.access": ("CORE", "MESSAGES", "WATCHED", "limits"),
-    "hansard_server.servicers": ("CORE", "ROOMS", "MESSAGES", "WATCHED", "GRPC", "protovalidate"),
+    "hansard_server.servicers": (
+        *("CORE", "ROOMS", "MESSAGES", "WATCHED", "GRPC"),
+        *("hansard_server.lifecycle", "protovalidate"),
+    ),
     # Clients of the contract, and of nothing else.
     "hansard_client": ("MESSAGES", "GRPC", "rich", "typer"),
     "hansard_gateway": ("MESSAGES", "GRPC", "starlette", "uvicorn"),

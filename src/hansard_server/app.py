@@ -1,0 +1,330 @@
+"""The composition: makes every part of a server and ties them together. Nobody else knows them all.
+
+To serve one more service: make its servicer in `_servicers` and return it there with its generated
+`add_…_to_server` function; health and reflection follow from that list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import aio as reflection
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
+from hansard.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from hansard_server.agents.configuration import check_agent
+from hansard_server.config import ConfigurationMistake, Settings, check_exposure
+from hansard_server.domain.clock import Clock, now_us
+from hansard_server.domain.errors import StoreUnavailable
+from hansard_server.lifecycle import AlreadyLocked, Calls, Closers, Drain, ProcessLock, cancel
+from hansard_server.repository.api import Store
+from hansard_server.repository.sql.engine import make_engine
+from hansard_server.repository.sql.migrations import SchemaMismatch, migrate
+from hansard_server.repository.sql.store import SqlStore
+from hansard_server.resources.agents import Agents
+from hansard_server.resources.paging import PageTokens
+from hansard_server.resources.sessions import Sessions
+from hansard_server.resources.sweeper import Sweeper
+from hansard_server.servicers.agents import AgentServicer
+from hansard_server.servicers.health import Health, HealthServicer, watch_store
+from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
+from hansard_server.servicers.sessions import SessionServicer
+from hansard_server.servicers.validation import Validation
+
+_log = structlog.get_logger("hansard.server")
+
+_SECRET_BYTES = 32
+# Of the time that a stopping server has, calls may take this part; the rest is for the closers.
+_CALLS_SHARE = 0.6
+_STOP_GRACE_S = 0.1
+
+
+class CannotStart(Exception):  # noqa: N818 - reads as what happened
+    """Something outside the settings keeps the server from starting; one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service, the servicer that answers it, and the generated function that registers it."""
+
+    name: str
+    register: Callable[[Any, grpc.aio.Server], None]
+    servicer: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What servicers are made of."""
+
+    settings: Settings
+    store: Store
+    tokens: PageTokens
+    drain: Drain
+    closers: Closers
+    clock: Clock
+
+
+class Server:
+    """A server that is running. `start` makes it, `stop` drains it and gives everything back.
+
+    Attributes:
+        address: where it listens, `host:port`.
+        drain: begins when the server stops.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.address = ""
+        self.drain = Drain()
+        self._settings = settings
+        self._clock = clock
+        self._calls = Calls()
+        self._closers = Closers()
+        self._health: Health | None = None
+
+    @classmethod
+    async def start(cls, settings: Settings, *, clock: Clock = now_us) -> Server:
+        """Return a server that takes calls. Raises ConfigurationMistake, CannotStart."""
+        check_exposure(settings)
+        server = cls(settings, clock)
+        try:
+            await server._start()
+        except BaseException:
+            await server._closers.close(settings.drain_deadline_s)
+            raise
+        return server
+
+    async def stop(self) -> None:
+        """Stop as a server should: say so, let calls finish and streams end, close everything."""
+        settings = self._settings
+        self.drain.begin(settings.drain_deadline_s)
+        if self._health is not None:
+            self._health.announce()
+        _log.info("stopping", calls=self._calls.running)
+        if settings.drain_notice_s:
+            await asyncio.sleep(min(settings.drain_notice_s, self._remaining_s() * _CALLS_SHARE))
+        if not await self._calls.finish(self._remaining_s() * _CALLS_SHARE):
+            _log.warning("calls cut off", calls=self._calls.running)
+        await self._closers.close(self._remaining_s())
+        _log.info("stopped")
+
+    async def _start(self) -> None:
+        settings, closers = self._settings, self._closers
+        store = await _open_store(settings, closers, self._clock)
+        tokens = PageTokens(await asyncio.to_thread(_page_token_secret, settings))
+        sweeper = Sweeper(
+            store,
+            interval_s=settings.sweep_interval_s,
+            keep_deleted_s=settings.keep_deleted_s,
+            clock=self._clock,
+        )
+        self._run("sweeper", sweeper.run())
+        parts = Parts(
+            settings=settings,
+            store=store,
+            tokens=tokens,
+            drain=self.drain,
+            closers=closers,
+            clock=self._clock,
+        )
+        services = _servicers(parts)
+        health = self._health = Health((service.name for service in services), self.drain)
+        self._run("health", watch_store(health, store.check, interval_s=settings.health_interval_s))
+        server = grpc.aio.server(interceptors=[self._pipeline()], options=_grpc_options(settings))
+        for service in (*services, *_companions(services, health, self.drain)):
+            service.register(service.servicer, server)
+        self.address = await self._listen(server)
+        _log.info("serving", address=self.address, services=[s.name for s in services])
+
+    def _pipeline(self) -> Pipeline:
+        return Pipeline(
+            [
+                AccessLog(self._calls),
+                Errors(),
+                DrainGate(self.drain),
+                Validation(self.drain, request_max_bytes=self._settings.request_max_bytes),
+            ]
+        )
+
+    async def _listen(self, server: grpc.aio.Server) -> str:
+        listen = self._settings.listen
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError:
+            raise CannotStart(f"listen: can't listen on {listen}; is the port taken?") from None
+        await server.start()
+        # The streams have been told by the drain: whoever is left does not read, and is cut off.
+        self._closers.add("listener", partial(server.stop, _STOP_GRACE_S))
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def _run(self, name: str, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._closers.add(name, partial(cancel, task))
+
+    def _remaining_s(self) -> float:
+        return self.drain.remaining_s or 0.0
+
+
+def _servicers(parts: Parts) -> list[Service]:
+    """Return the services of the contract that work; those that don't yet are not registered."""
+    settings, store, tokens = parts.settings, parts.store, parts.tokens
+    agents = Agents(
+        store,
+        limits=settings.limits,
+        tokens=tokens,
+        check_configuration=check_agent,
+        clock=parts.clock,
+    )
+    sessions = Sessions(store, limits=settings.limits, tokens=tokens, clock=parts.clock)
+    return [
+        Service(
+            _name(agent_service_pb2, "AgentService"),
+            agent_service_pb2_grpc.add_AgentServiceServicer_to_server,
+            AgentServicer(agents),
+        ),
+        Service(
+            _name(session_service_pb2, "SessionService"),
+            session_service_pb2_grpc.add_SessionServiceServicer_to_server,
+            SessionServicer(sessions),
+        ),
+    ]
+
+
+def _companions(services: Sequence[Service], health: Health, drain: Drain) -> list[Service]:
+    health_name = _name(health_pb2, "Health")
+    reflection_name = _name(reflection_pb2, "ServerReflection")
+    names = (*(service.name for service in services), health_name, reflection_name)
+    return [
+        Service(
+            health_name,
+            health_pb2_grpc.add_HealthServicer_to_server,
+            HealthServicer(health, drain),
+        ),
+        Service(
+            reflection_name,
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+            reflection.ReflectionServicer(names),
+        ),
+    ]
+
+
+def _name(module: Any, service: str) -> str:
+    return str(module.DESCRIPTOR.services_by_name[service].full_name)
+
+
+def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        # Ours is half of it, and answers with details.
+        ("grpc.max_receive_message_length", 2 * settings.request_max_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", int(settings.reuse_port)),
+        # Dead peers are found; clients that ping more often than every 10 s are sent away.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+async def _open_store(settings: Settings, closers: Closers, clock: Clock) -> Store:
+    sqlite_file = sqlite_path(settings.store_url)
+    if sqlite_file is not None and settings.reuse_port:
+        raise ConfigurationMistake("reuse_port: a SQLite database is for one process")
+    try:
+        await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
+        if sqlite_file is not None:
+            await asyncio.to_thread(_take, sqlite_file, settings, closers)
+            await asyncio.to_thread(migrate_store, settings.store_url)
+        store = await SqlStore.open(settings.store_url, clock=clock)
+    except ValueError as error:
+        raise ConfigurationMistake(f"store: {error}") from None
+    except OSError as error:
+        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
+    except SchemaMismatch as error:
+        raise CannotStart(f"store: {error} (hansard migrate --store …)") from None
+    except StoreUnavailable:
+        raise CannotStart("store: the database does not answer") from None
+    closers.add("store", store.close)
+    return store
+
+
+def _take(sqlite_file: Path, settings: Settings, closers: Closers) -> None:
+    """Lock the data folder and the database, which may lie elsewhere, for this process."""
+    sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+    for path in (
+        settings.data_dir / "serve.lock",
+        sqlite_file.with_name(f"{sqlite_file.name}.lock"),
+    ):
+        try:
+            lock = ProcessLock(path)
+        except AlreadyLocked:
+            raise CannotStart(
+                f"{path.parent}: another hansard serves from here; a SQLite database is for one"
+                " process"
+            ) from None
+        closers.add("lock", partial(asyncio.to_thread, lock.release))
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite URL; None for any other URL, even one that can't be read."""
+    with suppress(Exception):
+        parsed = make_url(url)
+        if parsed.drivername == "sqlite" and parsed.database:
+            return Path(parsed.database)
+    return None
+
+
+def migrate_store(url: str) -> None:
+    """Bring the database's schema to this version. Raises ConfigurationMistake, CannotStart."""
+    try:
+        engine = make_engine(url)
+    except ValueError as error:
+        raise ConfigurationMistake(f"store: {error}") from None
+    try:
+        migrate(engine)
+    except SchemaMismatch as error:
+        raise CannotStart(f"store: {error}") from None
+    except DBAPIError as error:
+        # For the operator alone; parameters are hidden.
+        words = str(error.orig).strip().splitlines() or [type(error).__name__]
+        raise CannotStart(f"store: {words[0]}") from None
+    finally:
+        engine.dispose()
+
+
+def _page_token_secret(settings: Settings) -> bytes:
+    given = settings.page_token_secret.get_secret_value()
+    if given:
+        return given.encode()
+    path = settings.data_dir / "page-token.key"
+    try:
+        if not path.exists():
+            # Processes that start together must agree, so the file appears whole, and once.
+            with NamedTemporaryFile(dir=path.parent) as new:
+                new.write(secrets.token_bytes(_SECRET_BYTES))
+                new.flush()
+                with suppress(FileExistsError):
+                    path.hardlink_to(new.name)
+        secret = path.read_bytes()
+    except OSError as error:
+        raise CannotStart(f"data_dir: {path}: {error.strerror}") from None
+    if len(secret) != _SECRET_BYTES:
+        raise CannotStart(f"data_dir: {path} is damaged; remove it, a new one is made")
+    return secret

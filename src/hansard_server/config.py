@@ -1,0 +1,274 @@
+"""Settings of the server: each has one name, unit, default and description, here and nowhere else.
+
+A value comes from a flag, else the environment (`HANSARD_<NAME>`), else the TOML file, else the
+default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from hansard_server.domain.limits import KIB, MIB, Limits
+
+ENVIRONMENT_PREFIX = "HANSARD_"
+CONFIG_VARIABLE = "HANSARD_CONFIG"
+_PORT_MAX = 65_535
+
+
+class ConfigurationMistake(Exception):  # noqa: N818 - reads as what it is
+    """The settings can't be used; the message is one line for the operator."""
+
+
+def _setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    ge: float | None = None,
+    le: float | None = None,
+) -> Any:
+    return Field(default, description=description, ge=ge, le=le, json_schema_extra={"unit": unit})
+
+
+class Settings(BaseSettings):
+    """All settings; see `describe` for the table of the README."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    listen: str = _setting(
+        "127.0.0.1:50051",
+        "Where calls are taken. Port 0: a free one, which the log names.",
+        unit="host:port",
+    )
+    insecure: bool = _setting(
+        default=False,
+        description="Listen beyond this machine although there is no authentication.",
+    )
+    data_dir: Path = _setting(Path("hansard-data"), "Folder of all that has no place of its own.")
+    store: str = _setting(
+        "",
+        "Database: sqlite:///<path> or postgresql://…. Default: hansard.db in the data folder.",
+        unit="URL",
+    )
+    artifacts: str = _setting(
+        "",
+        "Where the bytes of artifacts are kept. Default: artifacts in the data folder.",
+        unit="folder or URL",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "What is logged at least: debug, info, warning or error."
+    )
+    reuse_port: bool = _setting(
+        default=False,
+        description="Share the port with other processes of this machine (PostgreSQL only).",
+    )
+    page_token_secret: SecretStr = _setting(
+        SecretStr(""),
+        "Authenticates page tokens; the same for all replicas, 16 characters at least. Default: "
+        "made once, page-token.key in the data folder.",
+    )
+    drain_deadline_s: float = _setting(
+        20.0, "A stopping server is gone after this time.", unit="s", ge=0.1, le=3_600
+    )
+    drain_notice_s: float = _setting(
+        0.0,
+        "A stopping server still answers calls (with SERVER_SHUTTING_DOWN) for at least this time, "
+        "so that load balancers see its health.",
+        unit="s",
+        ge=0,
+        le=3_600,
+    )
+    health_interval_s: float = _setting(
+        2.0, "How often the store is checked for the health service.", unit="s", ge=0.01, le=3_600
+    )
+    sweep_interval_s: float = _setting(
+        30.0,
+        "How often expired sessions are deleted, and deleted rows removed.",
+        unit="s",
+        ge=0.01,
+        le=86_400,
+    )
+    keep_deleted_s: float = _setting(
+        86_400.0,
+        "How long the request ids of deleted agents and sessions are remembered.",
+        unit="s",
+        ge=0,
+        le=31_536_000,
+    )
+    request_max_bytes: int = _setting(
+        4 * MIB, "Largest request message.", unit="bytes", ge=KIB, le=512 * MIB
+    )
+    metadata_max_bytes: int = _setting(
+        64 * KIB, "Largest metadata, serialized.", unit="bytes", ge=0, le=MIB
+    )
+    metadata_max_depth: int = _setting(
+        16, "Deepest metadata; the object itself is level 1.", unit="levels", ge=1, le=32
+    )
+    input_max_bytes: int = _setting(
+        MIB, "Most text in one input.", unit="bytes", ge=KIB, le=256 * MIB
+    )
+    event_max_bytes: int = _setting(
+        MIB, "Largest event, as stored.", unit="bytes", ge=KIB, le=256 * MIB
+    )
+    artifact_max_bytes: int = _setting(512 * MIB, "Largest artifact.", unit="bytes", ge=0)
+    session_artifacts_max_bytes: int = _setting(
+        2 * 1024 * MIB, "The artifacts of one session together.", unit="bytes", ge=0
+    )
+    session_artifacts_max_files: int = _setting(
+        1_000, "Artifacts of one session.", unit="files", ge=0
+    )
+    queue_max_inputs: int = _setting(
+        16, "Inputs that may wait in one session.", unit="inputs", ge=0, le=10_000
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        split_listen(value)
+        return value
+
+    @field_validator("page_token_secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 16:  # noqa: PLR2004 - the description names it
+            raise ValueError("must have 16 characters at least")
+        return value
+
+    @property
+    def store_url(self) -> str:
+        """The database's URL."""
+        return self.store or f"sqlite:///{self.data_dir / 'hansard.db'}"
+
+    @property
+    def artifacts_url(self) -> str:
+        """Where artifacts are kept: a folder, or a URL."""
+        return self.artifacts or str(self.data_dir / "artifacts")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits among the settings."""
+        return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, the strongest first; pydantic-settings calls this."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDescription:
+    """One row of the README's table."""
+
+    name: str
+    environment: str
+    unit: str
+    default: str
+    description: str
+
+
+def describe() -> list[SettingDescription]:
+    """Return all settings, in the order in which they stand above."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+        default = "" if isinstance(field.default, SecretStr) else str(field.default)
+        if isinstance(field.default, bool):
+            default = default.lower()
+        environment = ENVIRONMENT_PREFIX + name.upper()
+        rows.append(SettingDescription(name, environment, unit, default, field.description or ""))
+    return rows
+
+
+def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
+    """Return the settings of flags, environment and file. Raises ConfigurationMistake."""
+    if config is not None:
+        _check_file(config)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return FromFile(**cast("Any", dict(flags)))
+    except ValidationError as error:
+        raise ConfigurationMistake(_one_line(error)) from None
+    except SettingsError as error:
+        raise ConfigurationMistake(str(error).splitlines()[0]) from None
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raise ConfigurationMistake when strangers could call a server that knows nobody."""
+    host, _ = split_listen(settings.listen)
+    if settings.insecure or is_loopback(host):
+        return
+    raise ConfigurationMistake(
+        f"listen: {settings.listen} is open to other machines, and there is no authentication yet;"
+        " listen on 127.0.0.1, or accept that anybody who reaches the port may do everything with"
+        " --insecure"
+    )
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Return host and port of `host:port`. Raises ValueError."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
+        raise ValueError("must be host:port, such as 127.0.0.1:50051")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_file(path: Path) -> None:
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationMistake(f"config: {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationMistake(f"config: {path}: {error}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    # Never the value: it may be a password.
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc'])}:"
+        f" {_in_words(problem['type'], problem['msg'])}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return "; ".join(problems)
+
+
+def _in_words(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "there is no such setting"
+    return message.removeprefix("Value error, ").removeprefix("Input ")

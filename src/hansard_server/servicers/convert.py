@@ -1,0 +1,90 @@
+"""Records of the store as messages of the contract."""
+
+from __future__ import annotations
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from hansard.v1 import agent_pb2, session_pb2, turn_pb2
+from hansard_server.domain.records import AgentRecord, SessionView, TurnRecord, Usage
+
+_MICROSECONDS = 1_000_000
+
+
+def to_agent(record: AgentRecord) -> agent_pb2.Agent:
+    """Return the agent as callers see it."""
+    # Model, first step and tools are stored as an Agent that holds nothing else.
+    agent = agent_pb2.Agent.FromString(record.configuration)
+    agent.key = record.key
+    agent.uid = record.uid
+    agent.name = record.name
+    agent.description = record.description
+    agent.metadata.MergeFromString(record.metadata)
+    agent.enabled = record.enabled
+    agent.etag = record.etag
+    agent.created_at.CopyFrom(to_timestamp(record.created_at_us))
+    agent.updated_at.CopyFrom(to_timestamp(record.updated_at_us))
+    return agent
+
+
+def to_session(view: SessionView) -> session_pb2.Session:
+    """Return the session as callers see it."""
+    record, head = view.record, view.head
+    return session_pb2.Session(
+        agent_key=record.agent_key,
+        key=record.key,
+        uid=record.uid,
+        name=record.name,
+        description=record.description,
+        metadata=Struct.FromString(record.metadata),
+        enabled=record.enabled,
+        tti_minutes=record.tti_minutes,
+        status=session_pb2.SessionStatus.ValueType(head.status),
+        last_sequence=head.last_sequence,
+        usage=to_usage(head.usage),
+        forked_from=session_pb2.ForkOrigin.FromString(record.forked_from)
+        if record.forked_from
+        else None,
+        etag=record.etag,
+        created_at=to_timestamp(record.created_at_us),
+        updated_at=to_timestamp(record.updated_at_us),
+        expire_at=None if head.expire_at_us is None else to_timestamp(head.expire_at_us),
+    )
+
+
+def to_turn(record: TurnRecord, agent_key: str, session_key: str) -> turn_pb2.Turn:
+    """Return the turn as callers see it."""
+    turn = turn_pb2.Turn(
+        agent_key=agent_key,
+        session_key=session_key,
+        id=record.id,
+        status=turn_pb2.TurnStatus.ValueType(record.status),
+        input=turn_pb2.TurnInput.FromString(record.input),
+        first_sequence=record.first_sequence,
+        last_sequence=record.last_sequence,
+        attempt=record.attempt,
+        usage=to_usage(record.usage),
+        created_at=to_timestamp(record.created_at_us),
+    )
+    if record.error:
+        turn.error.MergeFromString(record.error)
+    if record.started_at_us is not None:
+        turn.started_at.CopyFrom(to_timestamp(record.started_at_us))
+    if record.ended_at_us is not None:
+        turn.ended_at.CopyFrom(to_timestamp(record.ended_at_us))
+    return turn
+
+
+def to_usage(usage: Usage) -> turn_pb2.Usage:
+    """Return the usage as callers see it."""
+    return turn_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )
+
+
+def to_timestamp(time_us: int) -> Timestamp:
+    """Return a time in microseconds as a Timestamp."""
+    seconds, rest = divmod(time_us, _MICROSECONDS)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)

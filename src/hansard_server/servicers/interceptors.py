@@ -1,0 +1,276 @@
+"""What every call goes through, whatever it streams: the log line, errors, the drain, and (in
+`validation`) parsing and rules. All four kinds of call are wrapped by one function.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from hansard_server.domain.errors import DomainError, Internal
+from hansard_server.lifecycle import Calls, Drain
+from hansard_server.servicers.status import DETAILS_KEY, to_wire
+
+_access = structlog.get_logger("hansard.access")
+_log = structlog.get_logger("hansard.calls")
+
+REQUEST_ID_KEY = "x-request-id"
+_SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
+ORDER = ("access_log", "errors", "drain", "validation")
+"""The names of the interceptors, from the outside in."""
+# What probes ask all the time; its lines say nothing as long as it works.
+_PROBES = "/grpc.health.v1.Health/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method of a service, as its generated code describes it."""
+
+    name: str
+    request_streaming: bool
+    response_streaming: bool
+    behavior: Callable[..., Any]
+    parse: Callable[[bytes], Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call. `request` is bytes, or a stream of them; validation makes them messages."""
+
+    method: Method
+    context: grpc.aio.ServicerContext[Any, Any]
+    request: Any
+    request_id: str = ""
+    code: str = "OK"
+    reason: str | None = None
+
+
+Proceed = Callable[[Call], Awaitable[Any]]
+
+
+class Interceptor(Protocol):
+    """A layer around calls of every kind: a stream's responses are written further inside, so that
+    what is returned matters for unary responses only.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in ORDER."""
+        ...
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call by `proceed`, and answer what that answers."""
+        ...
+
+
+class AccessLog:
+    """Counts the calls, gives each an id, and writes one line for each; never what it carried."""
+
+    name = "access_log"
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call and log how it went."""
+        started = time.perf_counter()
+        call.request_id = _request_id(call.context)
+        call.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        with self._calls:
+            try:
+                return await proceed(call)
+            except BaseException:
+                # Errors that have a code were noted where they were made; all else is a client that
+                # went away, or a call that the stopping server cut off.
+                if call.code == "OK":
+                    call.code = "CANCELLED"
+                raise
+            finally:
+                self._write(call, time.perf_counter() - started)
+
+    def _write(self, call: Call, seconds: float) -> None:
+        quiet = call.code == "OK" and call.method.name.startswith(_PROBES)
+        write = _access.debug if quiet else _access.info
+        write(
+            "call",
+            method=call.method.name,
+            code=call.code,
+            reason=call.reason,
+            duration_ms=round(seconds * 1_000, 2),
+            request_id=call.request_id,
+            peer=call.context.peer(),
+        )
+
+
+class Errors:
+    """Turns exceptions into statuses with details; what nobody foresaw is INTERNAL with an id."""
+
+    name = "errors"
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call, or end it with a status."""
+        try:
+            return await proceed(call)
+        except DomainError as error:
+            failure = error
+        except (grpc.aio.AbortError, grpc.aio.InternalError):
+            # A status was sent already; or the client has gone, and writing to it failed.
+            raise
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            error_id = secrets.token_hex(8)
+            _log.exception(
+                "unexpected error",
+                error_id=error_id,
+                method=call.method.name,
+                request_id=call.request_id,
+            )
+            failure = Internal(
+                f"internal error {error_id}; the server's log has more", metadata={"id": error_id}
+            )
+        return await _abort(call, failure)
+
+
+class DrainGate:
+    """Answers new calls of a stopping server with SERVER_SHUTTING_DOWN; probes pass."""
+
+    name = "drain"
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call. Raises ServerShuttingDown."""
+        if not call.method.name.startswith(_PROBES):
+            self._drain.check()
+        return await proceed(call)
+
+
+class Pipeline(grpc.aio.ServerInterceptor):
+    """Wraps the handler of every method, once; unknown methods are left to grpc."""
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        """Take the interceptors from the outside in. Raises RuntimeError if they are not ORDER."""
+        names = tuple(interceptor.name for interceptor in interceptors)
+        if names != ORDER:
+            message = f"interceptors must be {ORDER}, not {names}"
+            raise RuntimeError(message)
+        self._interceptors = tuple(interceptors)
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler to use; grpc calls this for every call."""
+        name = handler_call_details.method
+        wrapped = self._wrapped.get(name)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            wrapped = self._wrapped[name] = wrap(name, handler, self._interceptors)
+        return wrapped
+
+
+def wrap(
+    name: str, handler: grpc.RpcMethodHandler[Any, Any], interceptors: Sequence[Interceptor]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return a handler of the same kind that takes bytes and passes every interceptor.
+
+    Responses may be messages or their bytes. Raises TypeError for a behaviour that would block.
+    """
+    method = describe(name, handler)
+    chain: Proceed = _serve
+    for interceptor in reversed(interceptors):
+        chain = partial(interceptor, proceed=chain)
+
+    async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await chain(Call(method, context, request))
+
+    make = _MAKERS[method.request_streaming, method.response_streaming]
+    # No deserializer: parsing in grpc answers what can't be parsed with UNKNOWN.
+    return make(behavior, None, _serializer(handler.response_serializer))
+
+
+def describe(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
+    """Return what there is to know of a method. Raises TypeError as `wrap` does."""
+    behavior = getattr(
+        handler,
+        f"{'stream' if handler.request_streaming else 'unary'}_"
+        f"{'stream' if handler.response_streaming else 'unary'}",
+    )
+    asynchronous = inspect.iscoroutinefunction(behavior) or (
+        handler.response_streaming and inspect.isasyncgenfunction(behavior)
+    )
+    if not asynchronous:
+        message = f"{name} has a behaviour that is not asynchronous"
+        raise TypeError(message)
+    return Method(
+        name=name,
+        request_streaming=handler.request_streaming,
+        response_streaming=handler.response_streaming,
+        behavior=behavior,
+        parse=handler.request_deserializer or bytes,
+    )
+
+
+async def _serve(call: Call) -> Any:
+    """Run the servicer's method; a stream of responses is written from here, so that whatever ends
+    it, a gone client too, is raised in this one task.
+    """
+    method = call.method
+    if not inspect.isasyncgenfunction(method.behavior):
+        return await method.behavior(call.request, call.context)
+    async with aclosing(method.behavior(call.request, call.context)) as responses:
+        async for response in responses:
+            await call.context.write(response)
+    return None
+
+
+async def _abort(call: Call, error: DomainError) -> Any:
+    wire = to_wire(error)
+    call.code, call.reason = wire.code.name, error.reason
+    await call.context.abort(
+        wire.code,
+        wire.message,
+        ((DETAILS_KEY, wire.details), (REQUEST_ID_KEY, call.request_id)),
+    )
+
+
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _SANE_REQUEST_ID.match(value):
+            return value
+    return secrets.token_hex(8)
+
+
+def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    if serialize is None:
+        return bytes
+
+    def to_bytes(response: Any) -> bytes:
+        return response if type(response) is bytes else serialize(response)
+
+    return to_bytes
+
+
+_MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
