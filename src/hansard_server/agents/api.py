@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
-
 from hansard_server.domain.records import Usage
 
 Json = Any
@@ -22,7 +21,7 @@ class TextKind(Enum):
     OUTPUT = "agent_output"
 
 
-# What a model says, part by part -------------------------------------------------------------------
+# What a model says, part by part ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +66,15 @@ Part = TextDelta | TextEnd | ToolCall | Usage
 
 @dataclass(frozen=True, slots=True)
 class ToolDescription:
-    """A tool as the model sees it."""
+    """A tool as the model sees it.
+
+    `kind` is the field's name in ToolConfiguration; providers' models get only the rest.
+    """
 
     name: str
     description: str
     input_schema: Mapping[str, Json]
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,7 @@ class ModelFailed(Exception):  # noqa: N818 - reads as what happened
     """The model can't go on; the message is for people and holds no secret."""
 
 
-# Tools ---------------------------------------------------------------------------------------------
+# Tools ------------------------------------------------------------------------------------------
 
 
 class SessionFiles(Protocol):
@@ -146,16 +149,19 @@ class ToolError(Exception):
 class Tool(Protocol):
     """Something that an agent can use. `name` is the field's name in ToolConfiguration."""
 
-    name: str
-    description: str
-    input_schema: Mapping[str, Json]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def description(self) -> str: ...  # noqa: D102
+    @property
+    def input_schema(self) -> Mapping[str, Json]: ...  # noqa: D102
 
     async def run(self, arguments: Mapping[str, Json], context: ToolContext) -> Json:
         """Return the result, a JSON object. Raises ToolError."""
         ...
 
 
-# The turn ------------------------------------------------------------------------------------------
+# The turn ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +174,7 @@ class TurnContext:
 
 
 class TurnRecorder(Protocol):
-    """What a running turn writes. Nothing that is written is shown before it is on disk, but deltas.
+    """What a running turn writes. But for deltas, nothing is shown before it is on disk.
 
     Events that wait are written together, in order, by the next `flush`, or before the next delta;
     what still waits when the loop returns is written in the transaction that ends the turn.
@@ -176,7 +182,8 @@ class TurnRecorder(Protocol):
 
     async def show(self, kind: TextKind, text: str) -> None:
         """Show more of the open text to readers, opening one when there is none; what waits is
-        flushed before. At most one text is open: the caller ends it before it shows another kind."""
+        flushed before. At most one text is open: the caller ends it before it shows another kind.
+        """
         ...
 
     def end_text(self, provider_data: bytes = b"") -> None:
@@ -202,5 +209,6 @@ class TurnRecorder(Protocol):
 
     async def history(self) -> Sequence[event_pb2.Event]:
         """Return the newest visible events of the session up to now, by sequence, bounded in bytes;
-        what waits is flushed before."""
+        what waits is flushed before.
+        """
         ...

@@ -1,0 +1,259 @@
+"""Tool calls of one step: from what the model asked for to what goes on record."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from jsonschema import Draft202012Validator
+
+from hansard.v1 import event_pb2
+from hansard_server.agents.api import (
+    Json,
+    ModelFailed,
+    ScriptedResult,
+    ToolCall,
+    ToolContext,
+    ToolError,
+    TurnContext,
+    TurnRecorder,
+)
+from hansard_server.agents.json_text import NotJson, cut_utf8, dump_json, parse_json, well_formed
+from hansard_server.agents.limits import AgentLimits
+from hansard_server.agents.overrides import UnresolvedReference, resolve_overrides
+from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
+from hansard_server.domain.errors import DomainError
+from hansard_server.domain.keys import make_tool_call_id
+
+_NAME_MAX_CHARACTERS = 255
+_PROBLEMS_SHOWN = 5
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedCall:
+    """A call whose tool_input goes on record.
+
+    Attributes:
+        arguments_json: as it is recorded.
+        problem: why the call can't be run, known before it is tried.
+    """
+
+    tool_call_id: str
+    name: str
+    tool_name: str
+    arguments_json: str
+    provider_data: bytes = b""
+    scripted_result: ScriptedResult | None = None
+    problem: str | None = None
+
+    def to_input(self) -> event_pb2.Event:
+        """Return the call's tool_input."""
+        return event_pb2.Event(
+            tool_input=event_pb2.ToolInput(
+                tool_call_id=self.tool_call_id,
+                tool_configuration_name=self.name,
+                tool_name=self.tool_name,
+                tool_input_json=self.arguments_json,
+                provider_data=self.provider_data,
+            )
+        )
+
+    def to_output(
+        self, output_json: str, outcome: event_pb2.ToolOutcome.ValueType
+    ) -> event_pb2.Event:
+        """Return the call's tool_output; every outcome but COMPLETED is an error."""
+        return event_pb2.Event(
+            tool_output=event_pb2.ToolOutput(
+                tool_call_id=self.tool_call_id,
+                tool_configuration_name=self.name,
+                tool_name=self.tool_name,
+                tool_output_json=output_json,
+                error=outcome != event_pb2.TOOL_OUTCOME_COMPLETED,
+                outcome=outcome,
+            )
+        )
+
+    def to_error(
+        self,
+        message: str,
+        outcome: event_pb2.ToolOutcome.ValueType = event_pb2.TOOL_OUTCOME_FAILED,
+    ) -> event_pb2.Event:
+        """Return a tool_output that says what went wrong."""
+        return self.to_output(dump_json({"error": message}), outcome)
+
+
+class ToolRunner:
+    """Runs the tool calls of one turn."""
+
+    def __init__(self, context: TurnContext, tools: ToolCatalog, limits: AgentLimits) -> None:
+        """Make a runner for the turn with this context."""
+        self._context = context
+        self._limits = limits
+        self._tools = tools.tools_of(context.agent)
+        self._tool_context = ToolContext(files=context.files, session=context.session)
+        self._places = asyncio.Semaphore(limits.parallel_calls)
+
+    @property
+    def tools(self) -> Mapping[str, AgentTool]:
+        """The agent's tools, by configuration name."""
+        return self._tools
+
+    def open(self, call: ToolCall, earlier: int = 0) -> RecordedCall:
+        """Return the call as it goes on record, under an id of its own.
+
+        `earlier` counts the calls of the step before it. Raises ModelFailed when they are too many.
+        """
+        if earlier == self._limits.calls_per_step:
+            raise ModelFailed(f"The model made more than {earlier} tool calls in one answer.")
+        name = well_formed(call.name)[:_NAME_MAX_CHARACTERS]
+        tool = self._tools.get(name)
+        arguments_json, problem = self._recordable(call.arguments_json)
+        return RecordedCall(
+            tool_call_id=make_tool_call_id(),
+            name=name,
+            tool_name=tool.tool.name if tool else name,
+            arguments_json=arguments_json,
+            provider_data=call.provider_data,
+            scripted_result=call.scripted_result,
+            problem=problem,
+        )
+
+    async def run(self, calls: Sequence[RecordedCall], recorder: TurnRecorder) -> None:
+        """Run the calls side by side, and record their outputs in the order of the calls.
+
+        An output is written as soon as those before it are there. Cancelled, it cancels the tools
+        and returns when they have ended.
+        """
+        tasks = [asyncio.create_task(self._output(call)) for call in calls]
+        try:
+            for index, task in enumerate(tasks):
+                if recorder.waiting and not task.done():
+                    await recorder.flush()
+                recorder.add(await task)
+                if index + 1 == len(tasks):
+                    await recorder.flush()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _output(self, call: RecordedCall) -> event_pb2.Event:
+        if call.problem is not None:
+            return call.to_error(call.problem)
+        if call.scripted_result is not None:
+            return await self._scripted(call, call.scripted_result)
+        async with self._places:
+            try:
+                async with asyncio.timeout(self._limits.tool_max_s):
+                    return self._completed(call, dump_json(await self._result(call)))
+            except Exception as error:  # noqa: BLE001
+                # A tool's fault must not end the turn: the model may know another way.
+                return self._error_output(call, error)
+
+    def _error_output(self, call: RecordedCall, error: Exception) -> event_pb2.Event:
+        match error:
+            case TimeoutError():
+                return call.to_error(
+                    f"The tool did not answer within {self._limits.tool_max_s:g} s.",
+                    event_pb2.TOOL_OUTCOME_TIMED_OUT,
+                )
+            case ToolError():
+                message = str(error)
+            case DomainError():
+                message = error.message
+            case _:
+                # Its words may be anybody's; they belong in the log.
+                _log.error(
+                    "tool failed",
+                    tool=call.tool_name,
+                    tool_call_id=call.tool_call_id,
+                    exc_info=error,
+                )
+                message = f"The tool {call.name!r} failed unexpectedly."
+        return call.to_error(cut_utf8(message, self._limits.text_max_bytes // 8))
+
+    async def _scripted(self, call: RecordedCall, scripted: ScriptedResult) -> event_pb2.Event:
+        await asyncio.sleep(scripted.pause_s)
+        if not scripted.error:
+            return self._completed(call, scripted.output_json)
+        return call.to_output(scripted.output_json, event_pb2.TOOL_OUTCOME_FAILED)
+
+    async def _result(self, call: RecordedCall) -> Json:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            names = ", ".join(sorted(self._tools)) or "none"
+            raise ToolError(f"There is no tool {call.name!r}. Tools: {names}.")
+        arguments = parse_json(call.arguments_json)
+        if not isinstance(arguments, dict):
+            raise ToolError("The arguments must be a JSON object.")
+        try:
+            fixed = resolve_overrides(tool.override, self._context.agent, self._context.session)
+        except UnresolvedReference as error:
+            raise ToolError(f"The tool's configuration can't be used: {error}.") from error
+        # What the configuration fixes, the model can't change.
+        arguments = {**arguments, **fixed}
+        check_arguments(arguments, tool.tool.input_schema)
+        return await tool.tool.run(arguments, self._tool_context)
+
+    def _recordable(self, arguments_json: str) -> tuple[str, str | None]:
+        """Return the arguments as the record can hold them, and what is wrong with them."""
+        text = well_formed(arguments_json)
+        size, limit = len(text.encode()), self._limits.text_max_bytes
+        if size > limit:
+            beginning = _fitting_string(text, limit)
+            return beginning, f"The arguments have {size} bytes; at most {limit} are possible."
+        try:
+            parse_json(text)
+        except NotJson as error:
+            # The record holds JSON only: what is not becomes a JSON string, word for word.
+            return _fitting_string(text, limit), f"The arguments are not JSON: {error}"
+        return text, None
+
+    def _completed(self, call: RecordedCall, output_json: str) -> event_pb2.Event:
+        return call.to_output(
+            fit_output(output_json, self._limits.text_max_bytes), event_pb2.TOOL_OUTCOME_COMPLETED
+        )
+
+
+def fit_output(output_json: str, max_bytes: int) -> str:
+    """Return the JSON, or when it is larger than `max_bytes` an object with its beginning."""
+    size = len(output_json) if output_json.isascii() else len(output_json.encode())
+    if size <= max_bytes:
+        return output_json
+    room = max_bytes // 2
+    while True:
+        cut = dump_json(
+            {"truncated": True, "size_bytes": size, "beginning": cut_utf8(output_json, room)}
+        )
+        if len(cut.encode()) <= max_bytes or not room:
+            return cut
+        room //= 2
+
+
+def _fitting_string(text: str, max_bytes: int) -> str:
+    room = max_bytes
+    while True:
+        string = dump_json(cut_utf8(text, room))
+        if len(string.encode()) <= max_bytes or not room:
+            return string
+        room //= 2
+
+
+def check_arguments(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> None:
+    """Raise ToolError, naming what is wrong, when the arguments break the tool's schema."""
+    errors = sorted(
+        Draft202012Validator(schema).iter_errors(arguments),
+        key=lambda error: list(map(str, error.path)),
+    )
+    if not errors:
+        return
+    problems = [
+        f"{re.sub('^[$][.]?', '', error.json_path) or 'arguments'}: {error.message[:300]}"
+        for error in errors[:_PROBLEMS_SHOWN]
+    ]
+    raise ToolError("The arguments don't fit the tool. " + "; ".join(problems))

@@ -1,0 +1,139 @@
+"""`hansard/scripted`: says exactly what its parameters say, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+from hansard.v1 import event_pb2
+from hansard_server.agents.api import (
+    Json,
+    ModelFailed,
+    ModelRequest,
+    Part,
+    TextDelta,
+    TextEnd,
+    TextKind,
+    ToolCall,
+)
+from hansard_server.agents.json_text import dump_json
+from hansard_server.agents.models.script import (
+    Fail,
+    Item,
+    Pause,
+    Text,
+    parse_script,
+    split_segments,
+)
+from hansard_server.domain.records import Usage
+
+_NO_SCRIPT = "hansard/scripted has nothing to say: model.parameters holds no script."
+
+
+class ScriptedModel:
+    """Keeps no state: the step and the history say where in the script it is."""
+
+    def check_parameters(self, parameters: Mapping[str, Json]) -> None:
+        """Raise InvalidAgentConfiguration when the parameters are no script."""
+        parse_script(parameters)
+
+    async def respond(self, request: ModelRequest) -> AsyncIterator[Part]:
+        """Yield what the script says for this step."""
+        script = parse_script(request.parameters)
+        if script.echo is not None:
+            items = _echo(script.echo, request)
+        elif script.items:
+            segments = split_segments(script.items)
+            items = segments[request.step] if request.step < len(segments) else ()
+            items = _after_texts(items, _texts_stored(request.history))
+        else:
+            items = (Text(TextKind.OUTPUT, (_NO_SCRIPT,), 0),)
+        for item in items:
+            match item:
+                case Text(kind, deltas, pause_s):
+                    for delta in deltas:
+                        await _pause(pause_s)
+                        yield TextDelta(kind, delta)
+                    yield TextEnd()
+                case Pause(pause_s):
+                    await _pause(pause_s)
+                case Fail(message):
+                    raise ModelFailed(message)
+                case ToolCall() | Usage():
+                    yield item
+
+
+async def _pause(pause_s: float) -> None:
+    if pause_s:
+        await asyncio.sleep(pause_s)
+
+
+def _texts_stored(history: Sequence[event_pb2.Event]) -> int:
+    """Return how many texts of this step are on record: more than none after a crash only."""
+    turn_id = next((event.turn_id for event in reversed(history) if event.turn_id), None)
+    texts = 0
+    for event in reversed(history):
+        if event.turn_id != turn_id:
+            continue
+        kind = event.WhichOneof("payload")
+        if kind in ("tool_output", "input_message"):
+            break
+        texts += kind in ("thinking", "agent_output")
+    return texts if turn_id else 0
+
+
+def _after_texts(items: Sequence[Item], texts: int) -> tuple[Item, ...]:
+    """Return what comes after the first `texts` texts."""
+    rest = list(items)
+    while texts and any(isinstance(item, Text) for item in rest):
+        texts -= isinstance(rest.pop(0), Text)
+    return tuple(rest)
+
+
+def _echo(what: str, request: ModelRequest) -> tuple[Item, ...]:
+    match what:
+        case "instructions":
+            lines = list(request.instructions)
+        case "tools":
+            lines = [
+                f"{tool.name}: {tool.description} {dump_json(tool.input_schema)}"
+                for tool in request.tools
+            ]
+        case _:
+            lines = list(_history_lines(request.history))
+    shown = [line + "\n" for line in lines] or ["(none)\n"]
+    answer = f"I was given {len(lines)} {what if what != 'history' else 'events'}."
+    return (
+        Text(TextKind.THINKING, tuple(shown), 0),
+        Text(TextKind.OUTPUT, (answer,), 0),
+    )
+
+
+def _history_lines(history: Sequence[event_pb2.Event]) -> Iterator[str]:
+    for event in history:
+        kind = event.WhichOneof("payload")
+        match kind:
+            case "input_message":
+                parts = event.input_message.messages
+                content = " ".join(
+                    part.text.content if part.HasField("text") else f"[{part.artifact.artifact_id}]"
+                    for part in parts
+                )
+            case "thinking":
+                content = event.thinking.content
+            case "agent_output":
+                content = event.agent_output.content
+            case "tool_input":
+                call = event.tool_input
+                content = f"{call.tool_configuration_name} {call.tool_input_json}"
+            case "tool_output":
+                output = event.tool_output
+                outcome = event_pb2.ToolOutcome.Name(output.outcome).removeprefix("TOOL_OUTCOME_")
+                content = f"{output.tool_configuration_name} {outcome} {output.tool_output_json}"
+            case "artifact_upload":
+                content = " ".join(file.filename for file in event.artifact_upload.artifacts)
+            case "session_interrupted":
+                content = event.session_interrupted.reason
+            case _:
+                content = ""
+        yield f"{event.sequence} {kind}: {content}".rstrip()

@@ -1,0 +1,11 @@
+"""The tools that are built in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hansard_server.agents.api import Tool
+from hansard_server.agents.tools.artifact_grep import ArtifactGrep
+from hansard_server.agents.tools.artifact_read import ArtifactRead
+
+BUILT_IN_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in (ArtifactGrep(), ArtifactRead())}

@@ -1,0 +1,72 @@
+"""The tool catalog: which tool a configuration means, and what its model is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hansard.v1 import agent_pb2
+from hansard_server.agents.api import Json, Tool, ToolDescription
+from hansard_server.agents.json_text import struct_to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentTool:
+    """A tool as one agent has it.
+
+    Attributes:
+        override: the arguments that the configuration fixes, references and all.
+        rerun_safe: it may run again under the same call after a crash.
+    """
+
+    tool: Tool
+    description: str
+    override: Mapping[str, Json]
+    rerun_safe: bool
+
+
+class ToolCatalog:
+    """The tools that the server has, by the names of their fields in ToolConfiguration."""
+
+    def __init__(self, *tools: Tool) -> None:
+        """Make a catalog of these tools."""
+        self._tools = {tool.name: tool for tool in tools}
+
+    def tools_of(self, agent: agent_pb2.Agent) -> dict[str, AgentTool]:
+        """Return the agent's tools by configuration name, in the order of the names.
+
+        A configuration whose tool the server does not have is left out.
+        """
+        found: dict[str, AgentTool] = {}
+        for name in sorted(agent.tool_configurations):
+            configuration = agent.tool_configurations[name]
+            tool = self._tools.get(configuration.WhichOneof("tool") or "")
+            if tool is not None:
+                found[name] = AgentTool(
+                    tool=tool,
+                    description=configuration.description_template or tool.description,
+                    override=struct_to_json(configuration.argument_override),
+                    rerun_safe=configuration.rerun_safe,
+                )
+        return found
+
+
+def describe_tools(tools: Mapping[str, AgentTool]) -> tuple[ToolDescription, ...]:
+    """Return the tools as the model sees them: without the arguments that are fixed."""
+    return tuple(
+        ToolDescription(
+            name=name,
+            description=tool.description,
+            input_schema=_without(tool.tool.input_schema, tool.override),
+            kind=tool.tool.name,
+        )
+        for name, tool in tools.items()
+    )
+
+
+def _without(schema: Mapping[str, Json], fixed: Mapping[str, Json]) -> Mapping[str, Json]:
+    if not fixed:
+        return schema
+    properties = {k: v for k, v in schema.get("properties", {}).items() if k not in fixed}
+    required = [name for name in schema.get("required", ()) if name not in fixed]
+    return {**schema, "properties": properties, "required": required}

@@ -1,0 +1,196 @@
+"""A turn in memory: what the agent loop needs, without a store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf import json_format
+
+from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
+from hansard_server.agents.api import Json, TextKind, TurnContext
+from hansard_server.agents.limits import AgentLimits
+from hansard_server.agents.loop import run_agent
+from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
+from hansard_server.agents.tools.catalog import ToolCatalog
+from hansard_server.domain.errors import ArtifactNotFound
+from hansard_server.domain.records import Usage
+
+TURN_ID = "trn_test"
+
+
+class MemoryFiles:
+    """SessionFiles over bytes in memory, read in small chunks."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None, chunk_bytes: int = 7) -> None:
+        self.chunk_bytes = chunk_bytes
+        self.bytes_read = 0
+        self._files: dict[str, tuple[artifact_pb2.Artifact, bytes]] = {}
+        for filename, data in (files or {}).items():
+            self.add(filename, data)
+
+    def add(self, filename: str, data: bytes, mime_type: str = "text/plain") -> str:
+        artifact_id = "art_" + "".join(c if c.isalnum() else "_" for c in filename.lower())
+        artifact = artifact_pb2.Artifact(
+            artifact_id=artifact_id, filename=filename, mime_type=mime_type, size_bytes=len(data)
+        )
+        self._files[artifact_id] = (artifact, data)
+        return artifact_id
+
+    async def list_files(self, limit: int) -> Sequence[artifact_pb2.Artifact]:
+        return [artifact for artifact, _ in reversed(self._files.values())][:limit]
+
+    async def get_file(self, artifact_id: str) -> artifact_pb2.Artifact:
+        if artifact_id not in self._files:
+            raise ArtifactNotFound(f"There is no artifact {artifact_id!r} in the session.")
+        return self._files[artifact_id][0]
+
+    async def read_file(
+        self, artifact_id: str, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        await self.get_file(artifact_id)
+        data = self._files[artifact_id][1][offset:]
+        data = data if length is None else data[:length]
+        for start in range(0, len(data), self.chunk_bytes):
+            chunk = data[start : start + self.chunk_bytes]
+            self.bytes_read += len(chunk)
+            yield chunk
+
+
+@dataclass
+class MemoryRecorder:
+    """A TurnRecorder that keeps what it is given, and how it came.
+
+    Attributes:
+        stored: what is on disk, by sequence.
+        batches: how many events each flush wrote.
+        deltas: what was shown, and where flushes lay between, as None.
+    """
+
+    stored: list[event_pb2.Event] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    deltas: list[tuple[TextKind, str] | None] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    turn_id: str = TURN_ID
+    flushed: asyncio.Event = field(default_factory=asyncio.Event)
+    open_text: tuple[TextKind, str] | None = None
+    waits: list[event_pb2.Event] = field(default_factory=list)
+
+    async def show(self, kind: TextKind, text: str) -> None:
+        assert text
+        await self.flush()
+        assert self.open_text is None or self.open_text[0] is kind, "two texts are open"
+        self.open_text = (kind, (self.open_text[1] if self.open_text else "") + text)
+        self.deltas.append((kind, text))
+
+    def end_text(self, provider_data: bytes = b"") -> None:
+        if self.open_text is None:
+            return
+        kind, content = self.open_text
+        self.open_text = None
+        if kind is TextKind.THINKING:
+            thinking = event_pb2.Thinking(content=content, provider_data=provider_data)
+            self.add(event_pb2.Event(thinking=thinking))
+        else:
+            output = event_pb2.AgentOutput(content=content, provider_data=provider_data)
+            self.add(event_pb2.Event(agent_output=output))
+
+    def add(self, payload: event_pb2.Event) -> None:
+        event = event_pb2.Event()
+        event.CopyFrom(payload)
+        self.waits.append(event)
+
+    def add_usage(self, usage: Usage) -> None:
+        self.usage += usage
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.waits)
+
+    async def flush(self) -> None:
+        if not self.waits:
+            return
+        await asyncio.sleep(0)
+        self.batches.append(len(self.waits))
+        self.deltas.append(None)
+        for event in self.waits:
+            self.store(event)
+        self.waits = []
+        self.flushed.set()
+
+    def store(self, event: event_pb2.Event, turn_id: str | None = None) -> None:
+        """Put an event on disk; without `turn_id` it is the turn's."""
+        event.sequence = len(self.stored) + 1
+        event.turn_id = self.turn_id if turn_id is None else turn_id
+        self.stored.append(event)
+
+    async def history(self) -> Sequence[event_pb2.Event]:
+        await self.flush()
+        return list(self.stored)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of all events, those that wait at the end."""
+        return [str(event.WhichOneof("payload")) for event in (*self.stored, *self.waits)]
+
+    def texts(self, kind: str) -> list[str]:
+        """The contents of the events of one kind."""
+        events = (*self.stored, *self.waits)
+        return [getattr(e, kind).content for e in events if e.WhichOneof("payload") == kind]
+
+    def outputs(self) -> list[event_pb2.ToolOutput]:
+        """The tool outputs in order."""
+        return [e.tool_output for e in (*self.stored, *self.waits) if e.HasField("tool_output")]
+
+
+def message(text: str, *artifact_ids: str) -> event_pb2.Event:
+    """Return an input_message of one text, and references to files."""
+    event = event_pb2.Event()
+    event.input_message.messages.add().text.content = text
+    for artifact_id in artifact_ids:
+        event.input_message.messages.add().artifact.artifact_id = artifact_id
+    return event
+
+
+def make_agent(
+    model: str = "hansard/scripted",
+    parameters: Mapping[str, Json] | None = None,
+    tools: Sequence[str] = (),
+) -> agent_pb2.Agent:
+    """Return an agent with these tools, each under its own name."""
+    agent = agent_pb2.Agent(key="support", name="Support")
+    agent.model.name = model
+    json_format.ParseDict(dict(parameters or {}), agent.model.parameters)
+    for tool in tools:
+        getattr(agent.tool_configurations[tool], tool).SetInParent()
+    return agent
+
+
+async def run_turn(
+    agent: agent_pb2.Agent,
+    question: str = "Hello",
+    *,
+    files: MemoryFiles | None = None,
+    recorder: MemoryRecorder | None = None,
+    limits: AgentLimits | None = None,
+    models: ModelCatalog | None = None,
+    tools: ToolCatalog | None = None,
+) -> MemoryRecorder:
+    """Run one turn to its end and return its record."""
+    if recorder is None:
+        recorder = MemoryRecorder()
+        recorder.store(message(question))
+    await run_agent(
+        TurnContext(
+            agent=agent,
+            session=session_pb2.Session(agent_key="support", key="s1", name="One"),
+            files=files or MemoryFiles(),
+        ),
+        recorder,
+        models=models or ModelCatalog(),
+        tools=tools or ToolCatalog(*BUILT_IN_TOOLS.values()),
+        limits=limits or AgentLimits(),
+    )
+    return recorder
