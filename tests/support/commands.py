@@ -1,0 +1,103 @@
+"""Commands and drafts for tests, with what a test does not care about filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hansard_server.domain.keys import make_event_id, make_turn_id
+from hansard_server.domain.records import Claim, EventType, OpenCall, TurnRecord, TurnStatus
+from hansard_server.repository.commands import (
+    AcceptInput,
+    AppendDrafts,
+    Draft,
+    FinishTurn,
+    Lease,
+    RecordStep,
+    SessionName,
+    TurnRef,
+    WhenBusy,
+)
+from tests.support.records import AGENT, SESSION, TENANT
+
+NAME = SessionName(tenant=TENANT, agent_key=AGENT.key, session_key=SESSION.key)
+LEASE = Lease(owner="owner-1", duration_s=30.0)
+
+
+def claim(request_id: str, content: bytes = b"content") -> Claim:
+    """Return a claim whose fingerprint follows the content."""
+    return Claim(request_id, content.ljust(32, b"."))
+
+
+def draft(payload: bytes = b"payload", **changes: Any) -> Draft:
+    """Return the draft of an agent_output."""
+    values: dict[str, Any] = {
+        "id": make_event_id(),
+        "type": EventType.AGENT_OUTPUT,
+        "payload": payload,
+    }
+    return Draft(**(values | changes))
+
+
+def custom(payload: bytes = b"custom") -> Draft:
+    """Return the draft of a custom event."""
+    return draft(payload, type=EventType.CUSTOM)
+
+
+def tool_input(call_id: str) -> Draft:
+    """Return the draft of a tool_input."""
+    return draft(
+        b"input of " + call_id.encode(),
+        type=EventType.TOOL_INPUT,
+        tool_call_id=call_id,
+        opens=OpenCall(call_id, "lookup", "client"),
+    )
+
+
+def tool_output(call_id: str) -> Draft:
+    """Return the draft of a tool_output."""
+    return draft(
+        b"output of " + call_id.encode(), type=EventType.TOOL_OUTPUT, tool_call_id=call_id
+    )
+
+
+def append(*drafts: Draft, **changes: Any) -> AppendDrafts:
+    """Return an append to SESSION."""
+    values: dict[str, Any] = {"session": NAME, "drafts": drafts or (draft(),)}
+    return AppendDrafts(**(values | changes))
+
+
+def accept(**changes: Any) -> AcceptInput:
+    """Return an input to SESSION."""
+    values: dict[str, Any] = {
+        "session": NAME,
+        "turn_id": make_turn_id(),
+        "input": draft(b"an input", type=EventType.INPUT_MESSAGE),
+        "when_busy": WhenBusy.QUEUE,
+        "queue_max_inputs": 16,
+        "lease": LEASE,
+    }
+    return AcceptInput(**(values | changes))
+
+
+def ref(turn: TurnRecord) -> TurnRef:
+    """Return the turn as its owner names it."""
+    return TurnRef(
+        tenant=turn.tenant, session_uid=turn.session_uid, turn_id=turn.id, fence=turn.fence
+    )
+
+
+def step(turn: TurnRecord, *drafts: Draft, **changes: Any) -> RecordStep:
+    """Return a step of the turn."""
+    return RecordStep(turn=ref(turn), drafts=drafts or (draft(),), **changes)
+
+
+def finish(turn: TurnRecord, *drafts: Draft, **changes: Any) -> FinishTurn:
+    """Return the end of the turn."""
+    values: dict[str, Any] = {
+        "turn": ref(turn),
+        "status": TurnStatus.COMPLETED,
+        "close_call": lambda call: tool_output(call.tool_call_id),
+        "lease": LEASE,
+        "drafts": drafts,
+    }
+    return FinishTurn(**(values | changes))

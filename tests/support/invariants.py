@@ -1,0 +1,108 @@
+"""The oracle: what must hold of every record whatever happened, checked by SQL.
+
+G2 order, G3 atomic batches (by their claims), G4 exactly once, G5 every call has its output.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from hansard_server.domain.records import EventType, SessionStatus, TurnStatus
+from hansard_server.repository.sql import tables
+
+Key = tuple[str, str]
+
+
+def check_invariants(connection: Connection) -> None:
+    """Raise AssertionError, naming the session, when the record is not whole."""
+    heads = {_key(row): row for row in _rows(connection, tables.session_heads)}
+    events: dict[Key, list[Any]] = defaultdict(list)
+    for row in _rows(connection, tables.events):
+        events[_key(row)].append(row)
+    turns: dict[Key, list[Any]] = defaultdict(list)
+    for row in _rows(connection, tables.turns):
+        turns[_key(row)].append(row)
+    for key, head in heads.items():
+        if head.deleted:
+            continue
+        rows = sorted(events[key], key=lambda row: row.sequence)
+        _check_order(key, head, rows)
+        _check_turns(key, head, turns[key], rows)
+        _check_calls(key, turns[key], rows)
+    _check_claims(connection, events, turns)
+
+
+def _rows(connection: Connection, table: Any) -> Any:
+    return connection.execute(select(table))
+
+
+def _key(row: Any) -> Key:
+    return (row.tenant, row.session_uid)
+
+
+def _check_order(key: Key, head: Any, rows: list[Any]) -> None:
+    sequences = [row.sequence for row in rows]
+    assert sequences == list(range(1, len(rows) + 1)), f"{key}: holes or repeats: {sequences}"
+    assert head.last_sequence == len(rows), f"{key}: the head says {head.last_sequence}"
+    times = [row.created_at for row in rows]
+    assert times == sorted(times), f"{key}: times decrease"
+
+
+def _check_turns(key: Key, head: Any, turns: list[Any], rows: list[Any]) -> None:
+    unfinished = [
+        turn.id
+        for turn in turns
+        if turn.status in {TurnStatus.RUNNING, TurnStatus.REQUIRES_ACTION}
+    ]
+    assert len(unfinished) <= 1, f"{key}: several turns are unfinished: {unfinished}"
+    assert head.unfinished_turn_id == (unfinished[0] if unfinished else None), key
+    assert (head.status == SessionStatus.IDLE) == (not unfinished), key
+    waiting = sum(turn.status == TurnStatus.QUEUED for turn in turns)
+    assert head.queued_turns == waiting, f"{key}: {waiting} turns wait, the head says otherwise"
+    numbers = sorted(turn.number for turn in turns)
+    assert numbers == list(range(1, len(turns) + 1)), f"{key}: turn numbers {numbers}"
+    by_turn: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        if row.turn_id is not None:
+            by_turn[row.turn_id].append(row)
+    for turn in turns:
+        own = by_turn[turn.id]
+        inputs = [row for row in own if row.id == turn.input_event_id]
+        if turn.status == TurnStatus.QUEUED:
+            assert not own, f"{key}: {turn.id} waits and has events"
+            continue
+        if not own and turn.status == TurnStatus.INTERRUPTED:
+            continue
+        assert len(inputs) == 1, f"{key}: {turn.id} has {len(inputs)} input events"
+        assert turn.first_sequence == own[0].sequence == inputs[0].sequence, turn.id
+        assert turn.last_sequence == own[-1].sequence, turn.id
+
+
+def _check_calls(key: Key, turns: list[Any], rows: list[Any]) -> None:
+    inputs = Counter(row.tool_call_id for row in rows if row.type == EventType.TOOL_INPUT)
+    outputs = Counter(row.tool_call_id for row in rows if row.type == EventType.TOOL_OUTPUT)
+    assert all(count == 1 for count in (inputs | outputs).values()), f"{key}: a call twice"
+    assert not outputs.keys() - inputs.keys(), f"{key}: an output without its input"
+    ended = {turn.id for turn in turns if turn.status >= TurnStatus.COMPLETED}
+    for row in rows:
+        if row.type == EventType.TOOL_INPUT and row.turn_id in ended:
+            assert outputs[row.tool_call_id] == 1, f"{key}: {row.tool_call_id} has no output"
+    for turn in turns:
+        own = {row.tool_call_id for row in rows if row.turn_id == turn.id and row.tool_call_id}
+        open_calls = {call for call in own if not outputs[call]}
+        assert open_calls == {call[0] for call in json.loads(turn.open_calls)}, turn.id
+
+
+def _check_claims(
+    connection: Connection, events: dict[Key, list[Any]], turns: dict[Key, list[Any]]
+) -> None:
+    for row in _rows(connection, tables.claims):
+        if row.turn_id is not None:
+            assert any(turn.id == row.turn_id for turn in turns[_key(row)]), row
+        if row.events is not None:
+            stored = {event.id: event.sequence for event in events[_key(row)]}
+            assert all(stored.get(id_) == sequence for id_, sequence in json.loads(row.events)), row
