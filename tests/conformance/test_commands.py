@@ -398,7 +398,9 @@ async def test_deletion_takes_the_turn_from_its_owner(store: SqlStore) -> None:
     for by_name in (append(), accept()):
         with pytest.raises(SessionNotFound):
             await store.submit(by_name)
-    assert await store.submit(StartNext(tenant=TENANT, session_uid=SESSION.uid, lease=LEASE)) is None
+    assert (
+        await store.submit(StartNext(tenant=TENANT, session_uid=SESSION.uid, lease=LEASE)) is None
+    )
 
 
 async def test_expiry_follows_activity(store: SqlStore) -> None:

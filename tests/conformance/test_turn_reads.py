@@ -1,0 +1,184 @@
+"""Turns as reads see them, and their leases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from hansard_server.domain.errors import TurnNotFound
+from hansard_server.domain.records import OpenCall, TurnStatus, Usage
+from hansard_server.repository.api import Store, WriteTx
+from hansard_server.repository.sql.engine import database_now_us
+from hansard_server.repository.sql.tables import turns
+from tests.support.records import (
+    SESSION,
+    TENANT,
+    rows_of,
+    session,
+    turn,
+    with_session,
+    with_turns,
+)
+
+FAR = 2**53
+
+
+async def test_turn_comes_back_as_it_was_written(store: Store) -> None:
+    written = turn(
+        1,
+        TurnStatus.FAILED,
+        first_sequence=3,
+        last_sequence=2**40,
+        pending_calls=b"\x00",
+        error=b"\xff",
+        attempt=3,
+        usage=Usage(2**40, 2, 3),
+        open_calls=(OpenCall("call_1", 'a "name"', "ünï"), OpenCall("call_2", "", "")),
+        fence=7,
+        started_at_us=4_000,
+        ended_at_us=5_000,
+    )
+    await with_session(store)
+    await with_turns(store, [written])
+
+    assert await store.read(lambda tx: tx.get_turn(TENANT, SESSION.uid, "trn_1")) == written
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        (TENANT, SESSION.uid, "trn_9"),
+        (TENANT, "another", "trn_1"),
+        ("other", SESSION.uid, "trn_1"),
+    ],
+)
+async def test_turn_of_elsewhere_is_not_found(store: Store, name: tuple[str, str, str]) -> None:
+    await with_session(store)
+    await with_turns(store, [turn(1, TurnStatus.COMPLETED)])
+
+    with pytest.raises(TurnNotFound):
+        await store.read(lambda tx: tx.get_turn(*name))
+
+
+@pytest.mark.parametrize(
+    ("after", "descending", "limit", "expected"),
+    [
+        (None, False, 10, [1, 2, 3, 4]),
+        (None, True, 10, [4, 3, 2, 1]),
+        (2, False, 10, [3, 4]),
+        (3, True, 10, [2, 1]),
+        (None, False, 2, [1, 2]),
+        (None, True, 1, [4]),
+        (4, False, 10, []),
+        (1, True, 10, []),
+    ],
+)
+async def test_turns_are_listed_by_number(
+    store: Store, *, after: int | None, descending: bool, limit: int, expected: list[int]
+) -> None:
+    await with_session(store)
+    await with_turns(store, [turn(n, TurnStatus.COMPLETED) for n in (4, 2, 1, 3)])
+
+    found = await store.read(
+        lambda tx: tx.scan_turns(
+            TENANT, SESSION.uid, after_number=after, descending=descending, limit=limit
+        )
+    )
+
+    assert [record.number for record in found] == expected
+
+
+async def test_queue_position_counts_the_waiting_ones(store: Store) -> None:
+    states = [
+        TurnStatus.COMPLETED,
+        TurnStatus.RUNNING,
+        TurnStatus.QUEUED,
+        TurnStatus.INTERRUPTED,
+        TurnStatus.QUEUED,
+        TurnStatus.QUEUED,
+    ]
+    await with_session(store)
+    await with_turns(store, [turn(n, state) for n, state in enumerate(states, 1)])
+
+    async def position(number: int) -> int:
+        return await store.read(lambda tx: tx.queue_position(TENANT, SESSION.uid, number))
+
+    assert [await position(number) for number in (3, 5, 6)] == [1, 2, 3]
+
+
+async def test_unfinished_turns_are_found_by_their_lease(store: Store) -> None:
+    await with_session(store)
+    for number, (status, lease_until) in enumerate(
+        [
+            (TurnStatus.RUNNING, FAR),
+            (TurnStatus.RUNNING, 2_000),
+            (TurnStatus.RUNNING, 1_000),
+            (TurnStatus.REQUIRES_ACTION, 0),
+            (TurnStatus.COMPLETED, 0),
+        ]
+    ):
+        record = session(number)
+        await store.write(lambda tx, record=record: tx.insert_session(record, None))  # type: ignore[misc]
+        made = turn(1, status, id=f"trn_{number}", session_uid=record.uid)
+        await with_turns(store, [made], owner="owner", lease_until=lease_until)
+
+    async def found(limit: int, *, expired_only: bool) -> list[str]:
+        records = await store.read(
+            lambda tx: tx.find_unfinished_turns(limit, expired_only=expired_only)
+        )
+        return [record.id for record in records]
+
+    assert await found(10, expired_only=True) == ["trn_2", "trn_1"]
+    assert await found(10, expired_only=False) == ["trn_2", "trn_1", "trn_0"]
+    assert await found(1, expired_only=False) == ["trn_2"]
+
+
+async def test_idle_queues_are_sessions_where_only_waiting_turns_are(store: Store) -> None:
+    queued, running = TurnStatus.QUEUED, TurnStatus.RUNNING
+    await with_session(store)
+    for number, states in enumerate([[queued, queued], [running, queued], [queued], [queued]]):
+        record = session(number)
+        await store.write(lambda tx, record=record: tx.insert_session(record, None))  # type: ignore[misc]
+        made = [turn(n, s, id=f"trn_{n}", session_uid=record.uid) for n, s in enumerate(states, 1)]
+        await with_turns(store, made)
+    await store.write(lambda tx: tx.delete_session(TENANT, "session-003", 9_000))
+
+    found = await store.read(lambda tx: tx.find_idle_queues(10))
+
+    assert sorted(found) == [(TENANT, "session-000"), (TENANT, "session-002")]
+    assert len(await store.read(lambda tx: tx.find_idle_queues(1))) == 1
+
+
+async def test_leases_are_renewed_for_their_owner_alone(store: Store) -> None:
+    await with_session(store)
+    await with_turns(store, [turn(1, TurnStatus.RUNNING)], owner="me", lease_until=1_000)
+    await with_turns(store, [turn(2, TurnStatus.RUNNING)], owner="you", lease_until=1_000)
+    await with_turns(store, [turn(3, TurnStatus.COMPLETED)])
+
+    def renew(tx: WriteTx) -> int:
+        connection: Any = tx.connection  # type: ignore[attr-defined]
+        before = connection.execute(select(database_now_us())).scalar_one()
+        tx.renew_leases("me", 30.5)
+        return int(before)
+
+    before = await store.write(renew)
+
+    leases = {row["id"]: row["lease_until"] for row in await rows_of(store, turns)}
+    assert before + 30_500_000 <= leases["trn_1"] <= before + 40_000_000
+    assert leases["trn_2"] == 1_000
+    assert leases["trn_3"] is None
+
+
+async def test_database_clock_is_the_machine_clock_nearly(store: Store) -> None:
+    def look(tx: WriteTx) -> int:
+        connection: Any = tx.connection  # type: ignore[attr-defined]
+        return int(connection.execute(select(database_now_us())).scalar_one())
+
+    first = await store.write(look)
+    await asyncio.sleep(0.02)
+    second = await store.write(look)
+
+    assert 1_600_000_000_000_000 < first < second < first + 60_000_000
