@@ -1,0 +1,200 @@
+"""Each statement of a read finds its rows by the index that is there for it, and sorts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+
+from hansard_server.domain.errors import DomainError
+from hansard_server.domain.records import EventType
+from hansard_server.repository.api import CreationScan, EventScan, Position
+from hansard_server.repository.commands import SessionName
+from hansard_server.repository.sql.engine import make_engine, writing
+from hansard_server.repository.sql.writes import SqlWriteTx
+from tests.conformance.conftest import Databases
+from tests.support.records import TENANT
+
+NAME = SessionName(tenant=TENANT, agent_key="key-3", session_key="key-3")
+HERE = (TENANT, "session-3")
+BY_CREATION = CreationScan(limit=10, after=Position(5, "uid"))
+BACK = CreationScan(limit=10, after=Position(5, "uid"), descending=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, and the indexes that its last statement must use; a table's name: its key."""
+
+    call: Callable[[SqlWriteTx], object]
+    indexes: tuple[str, ...]
+
+
+def scan_turns(tx: SqlWriteTx, *, descending: bool) -> object:
+    return tx.scan_turns(*HERE, after_number=5, descending=descending, limit=10)
+
+
+def scan_events(tx: SqlWriteTx, **changes: Any) -> object:
+    return tx.scan_events(*HERE, EventScan(limit=10, max_bytes=9, max_rows=100, **changes))
+
+
+NAMED = ("agents_by_key", "sessions_by_key", "session_heads")
+CASES = {
+    "get_agent": Case(lambda tx: tx.get_agent(TENANT, "key-3"), ("agents_by_key",)),
+    "get_agent_by_uid": Case(lambda tx: tx.get_agent_by_uid(TENANT, "agent-3"), ("agents",)),
+    "find_agent_claim": Case(lambda tx: tx.find_agent_claim(TENANT, "r"), ("agents_by_claim",)),
+    "scan_agents": Case(lambda tx: tx.scan_agents(TENANT, BY_CREATION), ("agents_by_creation",)),
+    "scan_agents_back": Case(lambda tx: tx.scan_agents(TENANT, BACK), ("agents_by_creation",)),
+    "resolve_session": Case(lambda tx: tx.resolve_session(NAME), NAMED),
+    "get_session": Case(lambda tx: tx.get_session(TENANT, "key-3", "key-3"), NAMED),
+    "find_session_claim": Case(
+        lambda tx: tx.find_session_claim(TENANT, "agent-3", "r"), ("sessions_by_claim", "agents")
+    ),
+    "scan_sessions": Case(
+        lambda tx: tx.scan_sessions(TENANT, "agent-3", BY_CREATION),
+        ("sessions_by_creation", "agents", "session_heads"),
+    ),
+    "scan_sessions_back": Case(
+        lambda tx: tx.scan_sessions(TENANT, "agent-3", BACK),
+        ("sessions_by_creation", "agents", "session_heads"),
+    ),
+    "find_expired_sessions": Case(
+        lambda tx: tx.find_expired_sessions(9, 10), ("session_heads_expiring",)
+    ),
+    "last_sequence": Case(lambda tx: tx.last_sequence(*HERE), ("session_heads",)),
+    "get_event": Case(lambda tx: tx.get_event(*HERE, "aev_1"), ("events_by_id",)),
+    "scan_events": Case(scan_events, ("events",)),
+    "scan_events_back": Case(lambda tx: scan_events(tx, descending=True), ("events",)),
+    "scan_events_of_types": Case(
+        lambda tx: scan_events(tx, types=frozenset({EventType.CUSTOM})), ("events",)
+    ),
+    "scan_events_since": Case(lambda tx: scan_events(tx, created_from_us=3), ("events",)),
+    "get_turn": Case(lambda tx: tx.get_turn(*HERE, "trn_1"), ("turns",)),
+    "scan_turns": Case(lambda tx: scan_turns(tx, descending=False), ("turns_by_number",)),
+    "scan_turns_back": Case(lambda tx: scan_turns(tx, descending=True), ("turns_by_number",)),
+    "queue_position": Case(lambda tx: tx.queue_position(*HERE, 5), ("turns_waiting",)),
+    "find_unfinished_turns": Case(
+        lambda tx: tx.find_unfinished_turns(10, expired_only=False), ("turns_running",)
+    ),
+    "find_expired_turns": Case(
+        lambda tx: tx.find_unfinished_turns(10, expired_only=True), ("turns_running",)
+    ),
+    "find_idle_queues": Case(
+        lambda tx: tx.find_idle_queues(10), ("turns_waiting", "session_heads")
+    ),
+    "renew_leases": Case(lambda tx: tx.renew_leases("me", 5), ("turns_running",)),
+    "get_artifact": Case(lambda tx: tx.get_artifact(*HERE, "art_1"), ("artifacts",)),
+    "get_artifacts": Case(lambda tx: tx.get_artifacts(*HERE, ["a", "b"]), ("artifacts",)),
+    "scan_artifacts": Case(
+        lambda tx: tx.scan_artifacts(*HERE, BY_CREATION), ("artifacts_by_creation",)
+    ),
+    "total_artifacts": Case(lambda tx: tx.total_artifacts(*HERE), ("session_heads",)),
+}
+# These look at all that waits, runs or was deleted: the index holds nothing else.
+WHOLE_INDEX = {"find_unfinished_turns", "find_expired_turns", "find_idle_queues", "renew_leases"}
+# Few rows of a window that is bounded: PostgreSQL may well sort what is left of it.
+SORTED_WINDOW = {"scan_events_of_types"}
+
+
+NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) "
+FILL = (
+    (
+        "INSERT INTO agents (tenant, uid, key, name, description, configuration, metadata, enabled,"
+        " etag, created_at, updated_at, request_id, fingerprint) {numbers} SELECT 'tenant-1',"
+        " 'agent-' || i, 'key-' || i, '', '', '', '', true, '', i, i, 'request-' || i, '' FROM n"
+    ),
+    (
+        "INSERT INTO sessions (tenant, uid, agent_uid, key, name, description, metadata, enabled,"
+        " tti_minutes, etag, created_at, updated_at, request_id, fingerprint, deleted_at)"
+        " {numbers} SELECT 'tenant-1', 'session-' || i, 'agent-' || (i % 9), 'key-' || i, '', '', '',"
+        " true, 0, '', i, i, 'request-' || i, '', CASE WHEN i % 99 = 0 THEN i END FROM n"
+    ),
+    (
+        "INSERT INTO session_heads (tenant, session_uid, last_sequence, last_event_at, last_active_at,"
+        " status, queued_turns, turn_count, input_tokens, output_tokens, reasoning_tokens,"
+        " artifact_files, artifact_bytes, tti_minutes, expire_at, deleted) {numbers} SELECT 'tenant-1',"
+        " 'session-' || i, 400, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, CASE WHEN i % 9 = 0 THEN i END,"
+        " false FROM n"
+    ),
+    (
+        "INSERT INTO events (tenant, session_uid, sequence, id, type, created_at, hide_reason,"
+        " size_bytes, payload) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), i / 10 + 1,"
+        " 'aev_' || i, 24, i, 0, 0, '' FROM n"
+    ),
+    (
+        "INSERT INTO turns (tenant, session_uid, id, number, status, input_event_id, input_type, input,"
+        " first_sequence, last_sequence, pending_calls, attempt, error, input_tokens, output_tokens,"
+        " reasoning_tokens, open_calls, fence, created_at, lease_until) {numbers} SELECT 'tenant-1',"
+        " 'session-' || (i % 10), 'trn_' || i, i, CASE WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2"
+        " ELSE 4 END, '', 20, '', i, i, '', 0, '', 0, 0, 0, '[]', 0, i, i FROM n"
+    ),
+    (
+        "INSERT INTO artifacts (tenant, session_uid, id, filename, mime_type, size_bytes, sha256,"
+        " description, metadata, source, blob_key, created_at, updated_at) {numbers} SELECT 'tenant-1',"
+        " 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, 'blob-' || i, i, i FROM n"
+    ),
+    "ANALYZE",
+)
+
+
+@pytest.fixture(scope="module")
+def filled(databases: Databases) -> Iterator[Callable[[str], Engine]]:
+    """Give the engine of a filled database, by its kind; each is made once."""
+    made: dict[str, tuple[str, Engine]] = {}
+
+    def engine_of(kind: str) -> Engine:
+        if kind not in made:
+            url = databases.migrated(kind)
+            engine = make_engine(url)
+            made[kind] = (url, engine)
+            with writing(engine).begin() as connection:
+                for statement in FILL:
+                    connection.execute(text(statement.format(numbers=NUMBERS)))
+        return made[kind][1]
+
+    yield engine_of
+    for url, engine in made.values():
+        engine.dispose()
+        databases.drop(url)
+
+
+def explain(connection: Connection, call: Callable[[SqlWriteTx], object]) -> str:
+    """Return the plan of the last statement of a call."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        call(SqlWriteTx(connection))
+    except DomainError:
+        pass  # nothing is there to be found
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+    statement, parameters = seen[-1]
+    prefix = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+    rows = connection.exec_driver_sql(f"{prefix} {statement}", parameters).all()
+    return "\n".join(str(row[-1]) for row in rows)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_statement_uses_its_indexes(
+    filled: Callable[[str], Engine], database: str, name: str
+) -> None:
+    case = CASES[name]
+    with writing(filled(database)).begin() as connection:
+        plan = explain(connection, case.call)
+        connection.rollback()
+
+    for index in case.indexes:
+        own_key = "_" not in index.removeprefix("session_")
+        names = {"sqlite": f"sqlite_autoindex_{index}_1", "postgresql": f"{index}_pkey"}
+        assert (names[database] if own_key else index) in plan, plan
+    assert "Seq Scan" not in plan, plan
+    if name not in WHOLE_INDEX:
+        assert "SCAN" not in plan, plan
+        assert name in SORTED_WINDOW or "Sort" not in plan, plan
+        assert "TEMP B-TREE" not in plan, plan
