@@ -18,8 +18,8 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
+    literal_column,
     select,
-    tuple_,
     update,
 )
 
@@ -42,6 +42,7 @@ from hansard_server.repository.commands import (
 from hansard_server.repository.sql import decisions, tables
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.engine import database_now_us, lock_for_update
+from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
 from hansard_server.repository.sql.rows import (
     artifact_values,
     event_values,
@@ -58,76 +59,72 @@ _events = tables.events
 _turns = tables.turns
 _claims = tables.claims
 
-_NAMED_AGENTS = select(
-    tables.agents.c.tenant, tables.agents.c.key, tables.agents.c.uid, tables.agents.c.enabled
-).where(
-    tuple_(tables.agents.c.tenant, tables.agents.c.key).in_(bindparam("names", expanding=True)),
-    tables.agents.c.deleted_at.is_(None),
-)
-_NAMED_SESSIONS = select(
-    tables.sessions.c.tenant,
-    tables.sessions.c.agent_uid,
-    tables.sessions.c.key,
-    tables.sessions.c.uid,
-    tables.sessions.c.enabled,
-).where(
-    tuple_(tables.sessions.c.tenant, tables.sessions.c.agent_uid, tables.sessions.c.key).in_(
-        bindparam("names", expanding=True)
-    ),
-    tables.sessions.c.deleted_at.is_(None),
-)
-_UNLOCKED_HEADS = (
-    select(_heads)
-    .where(tuple_(_heads.c.tenant, _heads.c.session_uid).in_(bindparam("uids", expanding=True)))
-    .order_by(_heads.c.tenant, _heads.c.session_uid)
-)
-_HEADS = lock_for_update(_UNLOCKED_HEADS)
-_HEADS_SKIPPING = lock_for_update(_UNLOCKED_HEADS, skip_locked=True)
+_agents = tables.agents
+_sessions = tables.sessions
+_NAMED_AGENTS = select_by_keys(
+    _agents.c.tenant,
+    _agents.c.key,
+    _agents.c.uid,
+    _agents.c.enabled,
+    source=_agents,
+    keys=(_agents.c.tenant, _agents.c.key),
+).where(_agents.c.deleted_at.is_(None))
+_NAMED_SESSIONS = select_by_keys(
+    _sessions.c.tenant,
+    _sessions.c.agent_uid,
+    _sessions.c.key,
+    _sessions.c.uid,
+    _sessions.c.enabled,
+    source=_sessions,
+    keys=(_sessions.c.tenant, _sessions.c.agent_uid, _sessions.c.key),
+).where(_sessions.c.deleted_at.is_(None))
+_UNLOCKED_HEADS = select_by_keys(
+    *_heads.c, source=_heads, keys=(_heads.c.tenant, _heads.c.session_uid)
+).order_by(_heads.c.tenant, _heads.c.session_uid)
+_HEADS = lock_for_update(_UNLOCKED_HEADS, of=_heads)
+_HEADS_SKIPPING = lock_for_update(_UNLOCKED_HEADS, of=_heads, skip_locked=True)
 _NOW = select(database_now_us())
-_CLAIMS = select(_claims).where(
-    tuple_(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id).in_(
-        bindparam("keys", expanding=True)
-    )
+_CLAIMS = select_by_keys(
+    *_claims.c,
+    source=_claims,
+    keys=(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id),
 )
-_KNOWN_EVENTS = select(
+_KNOWN_EVENTS = select_by_keys(
     _events.c.tenant,
     _events.c.session_uid,
     _events.c.id,
     _events.c.sequence,
     _events.c.type,
     _events.c.payload,
+    source=_events,
+    keys=(_events.c.tenant, _events.c.session_uid, _events.c.id),
+)
+_CALL_EVENTS = select_by_keys(
+    _events.c.tenant,
+    _events.c.session_uid,
+    _events.c.tool_call_id,
+    _events.c.type,
+    source=_events,
+    keys=(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id),
+).where(_events.c.tool_call_id.is_not(None))
+_TURNS = select_by_keys(
+    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid, _turns.c.id)
+)
+# In the text rather than as a parameter, so that both databases see that the partial index applies.
+_QUEUED: Any = literal_column(str(int(TurnStatus.QUEUED)))
+_waiting = _turns.alias("waiting")
+_NEXT_WAITING = select_by_keys(
+    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid)
 ).where(
-    tuple_(_events.c.tenant, _events.c.session_uid, _events.c.id).in_(
-        bindparam("keys", expanding=True)
-    )
-)
-_CALL_EVENTS = select(
-    _events.c.tenant, _events.c.session_uid, _events.c.tool_call_id, _events.c.type
-).where(
-    tuple_(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id).in_(
-        bindparam("keys", expanding=True)
-    ),
-    _events.c.tool_call_id.is_not(None),
-)
-_TURNS = select(_turns).where(
-    tuple_(_turns.c.tenant, _turns.c.session_uid, _turns.c.id).in_(
-        bindparam("keys", expanding=True)
-    )
-)
-_next_numbers = (
-    select(_turns.c.tenant, _turns.c.session_uid, func.min(_turns.c.number).label("number"))
+    _turns.c.status == _QUEUED,
+    _turns.c.number
+    == select(func.min(_waiting.c.number))
     .where(
-        tuple_(_turns.c.tenant, _turns.c.session_uid).in_(bindparam("uids", expanding=True)),
-        _turns.c.status == int(TurnStatus.QUEUED),
+        _waiting.c.tenant == _turns.c.tenant,
+        _waiting.c.session_uid == _turns.c.session_uid,
+        _waiting.c.status == _QUEUED,
     )
-    .group_by(_turns.c.tenant, _turns.c.session_uid)
-    .subquery()
-)
-_NEXT_WAITING = select(_turns).join(
-    _next_numbers,
-    (_turns.c.tenant == _next_numbers.c.tenant)
-    & (_turns.c.session_uid == _next_numbers.c.session_uid)
-    & (_turns.c.number == _next_numbers.c.number),
+    .scalar_subquery(),
 )
 _TURN_COLUMNS = (
     "status",
@@ -231,7 +228,7 @@ class Batch:
         agents = {
             (row.tenant, row.key): row
             for row in self.connection.execute(
-                _NAMED_AGENTS, {"names": sorted({(n.tenant, n.agent_key) for n in names})}
+                _NAMED_AGENTS, encode_keys({(n.tenant, n.agent_key) for n in names})
             )
         }
         wanted = {
@@ -241,7 +238,7 @@ class Batch:
         }
         sessions = {}
         if wanted:
-            rows = self.connection.execute(_NAMED_SESSIONS, {"names": sorted(wanted)})
+            rows = self.connection.execute(_NAMED_SESSIONS, encode_keys(wanted))
             sessions = {(row.tenant, row.agent_uid, row.key): row for row in rows}
         for name in names:
             agent = agents.get((name.tenant, name.agent_key))
@@ -267,7 +264,9 @@ class Batch:
     def _lock(self, uids: set[Uid]) -> None:
         if not uids:
             return
-        rows = self.connection.execute(_HEADS_SKIPPING if self.skip_locked else _HEADS, {"uids": sorted(uids)})
+        rows = self.connection.execute(
+            _HEADS_SKIPPING if self.skip_locked else _HEADS, encode_keys(uids)
+        )
         now_us = self._now_us()
         for row in rows:
             if row.deleted:
@@ -300,7 +299,7 @@ class Batch:
         for row in self._each(_TURNS, wanted.turns):
             self._states[row.tenant, row.session_uid].turns[row.id] = _held_turn(row)
         if wanted.waiting:
-            rows = self.connection.execute(_NEXT_WAITING, {"uids": sorted(wanted.waiting)})
+            rows = self.connection.execute(_NEXT_WAITING, encode_keys(wanted.waiting))
             for row in rows:
                 state = self._states[row.tenant, row.session_uid]
                 state.turns[row.id] = _held_turn(row)
@@ -326,7 +325,7 @@ class Batch:
     def _each(self, statement: Select[Any], keys: set[Any]) -> Iterable[Any]:
         if not keys:
             return ()
-        return self.connection.execute(statement, {"keys": sorted(keys)})
+        return self.connection.execute(statement, encode_keys(keys))
 
     # Deciding -----------------------------------------------------------------------------------
 
@@ -382,7 +381,7 @@ class Batch:
         self._execute(insert(tables.artifacts), [artifact_values(a) for a in artifacts])
         self._execute(_UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
 
-    def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401 - insert or update
+    def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
         if rows:
             self.connection.execute(statement, rows)
 
@@ -442,7 +441,7 @@ _BY_UID: dict[type, Callable[[SessionState, Any], Outcome]] = {
 }
 
 
-def _head(row: Any) -> Head:  # noqa: ANN401 - a row
+def _head(row: Any) -> Head:
     return Head(
         last_sequence=row.last_sequence,
         last_event_at_us=row.last_event_at,
@@ -479,7 +478,7 @@ def _head_update(state: SessionState) -> dict[str, Any]:
     }
 
 
-def _held_turn(row: Any) -> HeldTurn:  # noqa: ANN401 - a row
+def _held_turn(row: Any) -> HeldTurn:
     return HeldTurn(turn_record(row), row.lease_owner, row.lease_until)
 
 

@@ -31,8 +31,8 @@ from hansard_server.domain.records import (
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
-    Appended,
     AppendDrafts,
+    Appended,
     ClaimScope,
     Draft,
     Finished,

@@ -6,7 +6,17 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, BigInteger, Connection, Engine, Select, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.ext.compiler import compiles
@@ -83,12 +93,14 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(**{BEGIN_OPTION: "IMMEDIATE"})
 
 
-def lock_for_update(select: SelectT, *, skip_locked: bool = False) -> SelectT:
-    """Return the select with its rows locked until the transaction ends.
+def lock_for_update(
+    select: SelectT, *, of: FromClause | None = None, skip_locked: bool = False
+) -> SelectT:
+    """Return the select with its rows, or those `of` one table, locked until the transaction ends.
 
     SQLite has no such clause and needs none: there a write transaction is alone.
     """
-    return select.with_for_update(skip_locked=skip_locked)
+    return select.with_for_update(of=of, skip_locked=skip_locked)
 
 
 class database_now_us(FunctionElement[int]):  # noqa: N801 - it reads as the function that it is
@@ -154,18 +166,22 @@ def _sqlite_engine(url: URL, options: EngineOptions) -> Engine:
 
 
 def _postgresql_engine(url: URL, options: EngineOptions) -> Engine:
-    milliseconds = {
+    settings: dict[str, int | str] = {
         "statement_timeout": options.statement_timeout_s * 1_000,
         "lock_timeout": options.lock_timeout_s * 1_000,
         # A transaction that was left open holds locks: the server ends it.
         "idle_in_transaction_session_timeout": options.statement_timeout_s * 2_000,
+        # Every statement looks keys up in an index. While tables are small, or their statistics
+        # old, the planner would rather read them whole.
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
     }
-    settings = [f"-c {name}={value}" for name, value in milliseconds.items()]
     return create_engine(
         url,
         connect_args={
             "connect_timeout": options.connect_timeout_s,
-            "options": " ".join(settings),
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
             # A server that fell silent is given up after this long, not after the system's hours.
             "tcp_user_timeout": options.statement_timeout_s * 2_000,
             "application_name": "hansard",

@@ -18,7 +18,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    exists,
     select,
     tuple_,
     update,
@@ -55,18 +54,31 @@ _CHILDREN = (
     _piece_of(claims, claims.c.scope, claims.c.request_id),
     _piece_of(artifacts, artifacts.c.id),
 )
-_LIVE_SESSIONS_OF_DELETED_AGENTS = (
-    select(sessions.c.tenant, sessions.c.uid)
-    .select_from(agents)
-    .join(
-        sessions,
-        and_(
-            sessions.c.tenant == agents.c.tenant,
-            sessions.c.agent_uid == agents.c.uid,
-            sessions.c.deleted_at.is_(None),
-        ),
+_A_LIVE_SESSION = (
+    select(sessions.c.uid)
+    .where(
+        sessions.c.tenant == agents.c.tenant,
+        sessions.c.agent_uid == agents.c.uid,
+        sessions.c.deleted_at.is_(None),
     )
-    .where(agents.c.deleted_at.is_not(None))
+    .limit(1)
+    .correlate(agents)
+    .scalar_subquery()
+)
+# Not a join with the sessions: for that both databases walk through all that live.
+_DELETED_AGENTS_WITH_SESSIONS = (
+    select(agents.c.tenant, agents.c.uid)
+    .where(agents.c.deleted_at.is_not(None), _A_LIVE_SESSION.is_not(None))
+    .limit(bindparam("limit"))
+)
+_LIVE_SESSIONS = (
+    select(sessions.c.tenant, sessions.c.uid)
+    .where(
+        sessions.c.tenant == bindparam("tenant"),
+        sessions.c.agent_uid == bindparam("agent_uid"),
+        sessions.c.deleted_at.is_(None),
+    )
+    .order_by(sessions.c.created_at, sessions.c.uid)
     .limit(bindparam("limit"))
 )
 _DELETED_SESSIONS = (
@@ -101,7 +113,12 @@ _OLD_AGENTS = lock_for_update(
     select(agents.c.tenant, agents.c.uid)
     .where(
         agents.c.deleted_at <= bindparam("before"),
-        ~exists().where(sessions.c.tenant == agents.c.tenant, sessions.c.agent_uid == agents.c.uid),
+        _A_LIVE_SESSION.is_(None),
+        tuple_(agents.c.tenant, agents.c.uid).not_in(
+            select(sessions.c.tenant, sessions.c.agent_uid).where(
+                sessions.c.deleted_at.is_not(None)
+            )
+        ),
     )
     .order_by(agents.c.deleted_at)
     .limit(bindparam("limit")),
@@ -138,12 +155,16 @@ def purge_deleted(
 
 
 def _sessions_to_purge(connection: Connection, limit: int) -> list[tuple[str, str]]:
+    found = {
+        (row.tenant, row.uid) for row in connection.execute(_DELETED_SESSIONS, {"limit": limit})
+    }
+    orphaned = connection.execute(_DELETED_AGENTS_WITH_SESSIONS, {"limit": limit}).all()
+    for agent in orphaned:
+        if len(found) >= 2 * limit:
+            break
+        values = {"tenant": agent.tenant, "agent_uid": agent.uid, "limit": limit}
+        found.update((row.tenant, row.uid) for row in connection.execute(_LIVE_SESSIONS, values))
     # In the order in which everybody locks heads.
-    found: set[tuple[str, str]] = set()
-    for statement in (_LIVE_SESSIONS_OF_DELETED_AGENTS, _DELETED_SESSIONS):
-        found.update(
-            (row.tenant, row.uid) for row in connection.execute(statement, {"limit": limit})
-        )
     return sorted(found)
 
 

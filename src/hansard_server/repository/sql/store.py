@@ -64,7 +64,8 @@ class SqlStore:
     @classmethod
     async def open(cls, url: str, *, clock: Clock = now_us) -> SqlStore:
         """Return a store on the database. Raises ValueError for other URLs, SchemaMismatch,
-        StoreUnavailable."""
+        StoreUnavailable.
+        """
         options = EngineOptions(pool_size=_POOL_CONNECTIONS)
         store = cls(make_engine(url, options), clock=clock)
         try:
@@ -82,7 +83,7 @@ class SqlStore:
         """Return the decision's result after its commit; see the Protocol."""
         return cast("T", await self._do(decide))
 
-    async def submit(self, command: Command) -> Any:  # noqa: ANN401 - the Protocol's overloads say
+    async def submit(self, command: Command) -> Any:
         """Return the command's result after its commit; see the Protocol."""
         try:
             return await self._do(command)
