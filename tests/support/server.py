@@ -1,0 +1,189 @@
+"""Servers for tests: one in this process, on a port of its own; and `hansard serve` as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2, status_pb2
+
+from hansard.v1 import agent_service_pb2_grpc, session_service_pb2_grpc
+from hansard_server.app import Server
+from hansard_server.config import Settings, load
+
+T = TypeVar("T")
+READY_SECONDS = 60.0
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a failed call told: code, reason, the fields that were wrong, facts, a time to wait."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    fields: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    retry_s: float | None = None
+    details_bytes: int = 0
+
+
+async def failure(call: Awaitable[object]) -> Failure:
+    """Return how the call failed; an AssertionError when it did not."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return to_failure(error)
+    raise AssertionError(f"the call succeeded: {answer!r}")
+
+
+def to_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """Return what the error tells."""
+    raw = b""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            raw = value
+    status = status_pb2.Status.FromString(raw)
+    info = error_details_pb2.ErrorInfo()
+    bad = error_details_pb2.BadRequest()
+    retry = error_details_pb2.RetryInfo()
+    seconds = None
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        if detail.Unpack(retry):
+            seconds = retry.retry_delay.ToTimedelta().total_seconds()
+    assert not raw or (info.domain == "hansard" and status.code == error.code().value[0])
+    return Failure(
+        code=error.code(),
+        message=error.details() or "",
+        reason=info.reason,
+        fields=tuple(violation.field for violation in bad.field_violations),
+        metadata=dict(info.metadata),
+        retry_s=seconds,
+        details_bytes=len(raw),
+    )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server of this process and a channel to it."""
+
+    server: Server
+    channel: grpc.aio.Channel
+
+    @property
+    def agents(self) -> agent_service_pb2_grpc.AgentServiceAsyncStub:
+        return agent_service_pb2_grpc.AgentServiceStub(self.channel)
+
+    @property
+    def sessions(self) -> session_service_pb2_grpc.SessionServiceAsyncStub:
+        return session_service_pb2_grpc.SessionServiceStub(self.channel)
+
+    def raw(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+        """Return the unary call that takes and gives bytes: `hansard.v1.AgentService/GetAgent`."""
+        return self.channel.unary_unary(f"/{method}")
+
+
+def make_settings(folder: Path, store_url: str = "", **changes: object) -> Settings:
+    """Return settings for a server on a free port, all its files in the folder."""
+    flags = {"listen": "127.0.0.1:0", "data_dir": folder, "store": store_url, **changes}
+    return load(flags)
+
+
+@asynccontextmanager
+async def running_server(settings: Settings) -> AsyncIterator[Running]:
+    """Give a server that runs in this process until the context ends."""
+    server = await Server.start(settings)
+    try:
+        async with open_channel(server.address) as channel:
+            yield Running(server, channel)
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def open_channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    """Give a channel of its own connection."""
+    # Channels of one process share connections otherwise, and with them their limits.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield channel
+
+
+class ServeProcess:
+    """`hansard serve` as a process. Its log is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._arrived: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Return the log line of the event; an AssertionError when the process ends without."""
+        while True:
+            line = self._arrived.get(timeout=READY_SECONDS)
+            assert line is not None, f"ended before {event!r}:\n{self.log}"
+            if line.startswith("{"):
+                entry: dict[str, Any] = json.loads(line)
+                if entry["event"] == event:
+                    return entry
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = READY_SECONDS) -> int:
+        """Return the exit code; TimeoutExpired when there is none in time."""
+        code = self.process.wait(seconds)
+        self._reader.join(seconds)
+        return code
+
+    @property
+    def log(self) -> str:
+        """All that it wrote to standard error so far."""
+        return "".join(self.lines)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            self._arrived.put(line)
+        self._arrived.put(None)
+
+
+@contextmanager
+def serve_process(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> Iterator[ServeProcess]:
+    """Give `hansard serve` with these arguments; it is killed if it still runs at the end."""
+    # The folders that this process imports from, so that it needs no installation either.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "hansard_server", "serve", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
+    ) as process:
+        served = ServeProcess(process)
+        try:
+            yield served
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()

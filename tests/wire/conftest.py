@@ -1,0 +1,55 @@
+"""A server in this process for each test, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from hansard.v1 import agent_service_pb2
+from tests.conformance.conftest import DATABASES, Databases
+from tests.support.server import Running, make_settings, running_server
+
+
+@pytest.fixture(scope="session")
+def databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Databases:
+    """Give the maker of databases."""
+    return Databases(request, tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    """Give the kind of database that the test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store_url(databases: Databases, database: str) -> Iterator[str]:
+    """Give the URL of a database with the schema and nothing in it."""
+    url = databases.migrated(database)
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """Give a server on each database in turn."""
+    async with running_server(make_settings(tmp_path / "data", store_url)) as running:
+        yield running
+
+
+@pytest.fixture
+async def plain(databases: Databases, tmp_path: Path) -> AsyncIterator[Running]:
+    """Give a server on SQLite, for what no database has a say in."""
+    url = databases.migrated("sqlite")
+    async with running_server(make_settings(tmp_path / "data", url)) as running:
+        yield running
+
+
+def agent_request(**fields: object) -> agent_service_pb2.CreateAgentRequest:
+    """Return a request that creates an agent, with these fields instead of the usual ones."""
+    usual: dict[str, object] = {"name": "Support", "model": {"name": "hansard/extractive"}}
+    return agent_service_pb2.CreateAgentRequest(**{**usual, **fields})  # type: ignore[arg-type]

@@ -1,0 +1,355 @@
+"""What every call goes through, held to the same for all four kinds of call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from structlog.testing import capture_logs
+
+from hansard.v1 import agent_service_pb2
+from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavailable
+from hansard_server.lifecycle import Calls, Drain
+from hansard_server.servicers.interceptors import (
+    AccessLog,
+    DrainGate,
+    Errors,
+    Interceptor,
+    Pipeline,
+    wrap,
+)
+from hansard_server.servicers.validation import Validation
+from tests.support.server import failure, open_channel, to_failure
+
+Message = agent_service_pb2.GetAgentRequest
+SERVICE = "hansard.v1.Kinds"
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+SECRET = "what-the-user-said"
+
+
+class Kinds:
+    """A method of each kind that does what the request's key names."""
+
+    def __init__(self) -> None:
+        self.parked = asyncio.Event()
+        self.ended: list[str] = []
+
+    async def do(self, key: str) -> Message:
+        match key:
+            case "busy":
+                raise SessionBusy("a turn runs", metadata={"turn": "trn_1"}, retry_after_s=2.5)
+            case "quota":
+                raise QuotaExceeded("all is used", quota="session:files")
+            case "store":
+                raise StoreUnavailable("no answer")
+            case "bug":
+                raise ValueError(f"/etc/secret: SELECT 1 FROM {SECRET}")
+            case "hang":
+                self.parked.set()
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    self.ended.append("hang")
+        return Message(agent_key=key)
+
+    async def unary_unary(self, request: Message, _context: Any) -> Any:
+        # Servicers may answer bytes.
+        return (await self.do(request.agent_key)).SerializeToString()
+
+    async def unary_stream(self, request: Message, _context: Any) -> AsyncIterator[Message]:
+        try:
+            yield Message(agent_key="first")
+            while request.agent_key == "flood":
+                yield Message(agent_key="x" * 10_000)
+            yield await self.do(request.agent_key)
+        finally:
+            self.ended.append("unary_stream")
+
+    async def stream_unary(self, requests: AsyncIterator[Message], _context: Any) -> Message:
+        answer = Message()
+        async for request in requests:
+            answer = await self.do(request.agent_key)
+        return answer
+
+    async def stream_stream(
+        self, requests: AsyncIterator[Message], _context: Any
+    ) -> AsyncIterator[bytes]:
+        yield Message(agent_key="first").SerializeToString()
+        async for request in requests:
+            yield (await self.do(request.agent_key)).SerializeToString()
+
+
+@dataclass
+class Bench:
+    """A server of the four kinds."""
+
+    channel: grpc.aio.Channel
+    kinds: Kinds
+    drain: Drain
+    calls: Calls
+
+    def call(self, kind: str, *requests: bytes, **options: Any) -> Awaitable[list[Message]]:
+        """Make a call of the kind; the answers, as messages."""
+        make = getattr(self.channel, kind)(f"/{SERVICE}/{kind}")
+        argument = list_of(requests) if kind.startswith("stream") else requests[-1]
+        return collect(make(argument, **options), streaming=kind.endswith("_stream"))
+
+
+async def list_of(requests: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    for request in requests:
+        yield request
+
+
+async def collect(call: Any, *, streaming: bool) -> list[Message]:
+    if not streaming:
+        return [Message.FromString(await call)]
+    return [Message.FromString(raw) async for raw in call]
+
+
+def interceptors(drain: Drain, calls: Calls) -> list[Interceptor]:
+    return [AccessLog(calls), Errors(), DrainGate(drain), Validation(drain, request_max_bytes=1000)]
+
+
+@asynccontextmanager
+async def running_bench() -> AsyncIterator[Bench]:
+    kinds, drain, calls = Kinds(), Drain(), Calls()
+    server = grpc.aio.server(interceptors=[Pipeline(interceptors(drain, calls))])
+    handlers = {
+        kind: getattr(grpc, f"{kind}_rpc_method_handler")(
+            getattr(kinds, kind), Message.FromString, Message.SerializeToString
+        )
+        for kind in KINDS
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            yield Bench(channel, kinds, drain, calls)
+    finally:
+        await server.stop(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running_bench() as bench:
+        yield bench
+
+
+def request(key: str) -> bytes:
+    return Message(agent_key=key).SerializeToString()
+
+
+async def logged(logs: list[Any]) -> dict[str, Any]:
+    """Return the line of the one call; it is written after the client has its answer."""
+    while True:
+        lines = [line for line in logs if line["event"] == "call"]
+        if lines:
+            assert len(lines) == 1
+            return dict(lines[0])
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_call_that_works(bench: Bench, kind: str) -> None:
+    with capture_logs() as logs:
+        answers = await bench.call(kind, request("ok"), metadata=(("x-request-id", "r-1"),))
+        line = await logged(logs)
+    assert [answer.agent_key for answer in answers][-1] == "ok"
+    assert (line["method"], line["code"], line["reason"]) == (f"/{SERVICE}/{kind}", "OK", None)
+    assert line["request_id"] == "r-1"
+    assert line["duration_ms"] >= 0
+    assert line["peer"].startswith("ipv4:127.0.0.1:")
+    assert bench.calls.running == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("key", "code", "reason"),
+    [
+        ("busy", grpc.StatusCode.ABORTED, "SESSION_BUSY"),
+        ("quota", grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"),
+        ("store", grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        ("bug", grpc.StatusCode.INTERNAL, "INTERNAL"),
+    ],
+)
+async def test_error_has_its_status(
+    bench: Bench, kind: str, key: str, code: grpc.StatusCode, reason: str
+) -> None:
+    with capture_logs() as logs:
+        refused = await failure(bench.call(kind, request("ok"), request(key)))
+        line = await logged(logs)
+    assert (refused.code, refused.reason) == (code, reason)
+    assert (line["code"], line["reason"]) == (code.name, reason)
+    assert refused.retry_s == {"busy": 2.5, "store": 1.0}.get(key)
+    if key == "busy":
+        assert refused.metadata == {"turn": "trn_1"}
+    if key == "bug":
+        [unexpected] = [entry for entry in logs if entry["event"] == "unexpected error"]
+        assert unexpected["error_id"] == refused.metadata["id"]
+        assert unexpected["error_id"] in refused.message
+        assert unexpected["request_id"] == line["request_id"]
+        assert unexpected["exc_info"]
+        assert SECRET not in refused.message
+        assert "/etc" not in refused.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\xff", "INVALID_REQUEST"),
+        (request("no key"), "INVALID_REQUEST"),
+        (b"\x0a\xe8\x07" + b"k" * 1000, "PAYLOAD_TOO_LARGE"),
+    ],
+    ids=["unparsable", "against a rule", "too large"],
+)
+async def test_bad_message_is_refused_wherever_it_comes(
+    bench: Bench, kind: str, raw: bytes, reason: str
+) -> None:
+    refused = await failure(bench.call(kind, request("ok"), raw))
+    assert refused.reason == reason
+    if raw == request("no key"):
+        assert refused.fields == ("agent_key",)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_client_that_goes_away_is_no_fault(bench: Bench, kind: str) -> None:
+    with capture_logs() as logs:
+        call = asyncio.ensure_future(bench.call(kind, request("hang")))
+        await bench.kinds.parked.wait()
+        call.cancel()
+        line = await logged(logs)
+    assert (line["code"], line["reason"]) == ("CANCELLED", None)
+    assert "hang" in bench.kinds.ended
+    assert not [entry for entry in logs if entry["log_level"] in {"error", "warning"}]
+    assert bench.calls.running == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_deadline_of_the_client_ends_the_call(bench: Bench, kind: str) -> None:
+    with capture_logs() as logs:
+        refused = await failure(bench.call(kind, request("hang"), timeout=0.3))
+        line = await logged(logs)
+    assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert line["code"] == "CANCELLED"
+
+
+async def test_client_that_leaves_a_parked_stream_is_no_fault(bench: Bench) -> None:
+    with capture_logs() as logs:
+        call = bench.channel.unary_stream(f"/{SERVICE}/unary_stream")(request("flood"))
+        await call.read()
+        # Long enough for the window to fill; the writer then waits in the middle of a write.
+        await asyncio.sleep(0.5)
+        assert bench.calls.running == 1
+        call.cancel()
+        line = await logged(logs)
+    assert line["code"] == "CANCELLED"
+    assert bench.kinds.ended == ["unary_stream"]
+    assert not [entry for entry in logs if entry["log_level"] in {"error", "warning"}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_draining_server_refuses_new_calls(bench: Bench, kind: str) -> None:
+    bench.drain.begin(5)
+    refused = await failure(bench.call(kind, request("ok")))
+    assert refused.reason == "SERVER_SHUTTING_DOWN"
+    assert refused.code is grpc.StatusCode.UNAVAILABLE
+    assert refused.retry_s == 1.0
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_drain_ends_a_stream_of_requests(bench: Bench, kind: str) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield request("ok")
+        await asyncio.sleep(3600)
+
+    call = getattr(bench.channel, kind)(f"/{SERVICE}/{kind}")(endless())
+    while not bench.drain._waits:
+        await asyncio.sleep(0.005)
+    bench.drain.begin(5)
+    refused = await failure(collect(call, streaming=kind == "stream_stream"))
+    assert refused.reason == "SERVER_SHUTTING_DOWN"
+    assert not bench.drain._waits
+
+
+@pytest.mark.parametrize("given", ["", "a" * 129, "with space", "ok\t"])
+async def test_request_id_that_is_not_sane_is_replaced(bench: Bench, given: str) -> None:
+    call = bench.channel.unary_unary(f"/{SERVICE}/unary_unary")(
+        request("ok"), metadata=(("x-request-id", given),)
+    )
+    await call
+    trailing = dict(await call.trailing_metadata())
+    assert trailing["x-request-id"] != given
+    assert len(trailing["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize("key", ["ok", "busy"])
+async def test_request_id_comes_back(bench: Bench, key: str) -> None:
+    call = bench.channel.unary_unary(f"/{SERVICE}/unary_unary")(
+        request(key), metadata=(("x-request-id", "mine"),)
+    )
+    await call.code()
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+
+
+async def test_log_has_no_payloads(bench: Bench) -> None:
+    with capture_logs() as logs:
+        for kind in KINDS:
+            await bench.call(kind, request(SECRET))
+            await failure(bench.call(kind, request(f"{SECRET} not a key")))
+            await failure(bench.call(kind, request(SECRET) + b"\xff"))
+    assert SECRET not in json.dumps(logs, default=repr)
+
+
+async def test_unknown_method_is_left_to_grpc(bench: Bench) -> None:
+    refused = await failure(bench.channel.unary_unary(f"/{SERVICE}/nothing")(b""))
+    assert refused.code is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "change", [lambda chain: chain[::-1], lambda chain: chain[:-1], lambda chain: chain + chain[:1]]
+)
+async def test_order_is_asserted(change: Callable[[list[Interceptor]], list[Interceptor]]) -> None:
+    chain = interceptors(Drain(), Calls())
+    Pipeline(chain)
+    with pytest.raises(RuntimeError, match="interceptors must be"):
+        Pipeline(change(chain))
+
+
+def test_blocking_behaviour_is_refused() -> None:
+    def blocking(_request: Message, _context: object) -> Message:
+        return Message()
+
+    handler = grpc.unary_unary_rpc_method_handler(blocking)
+    with pytest.raises(TypeError, match="not asynchronous"):
+        wrap("/x/y", handler, [])
+
+
+async def test_abort_by_a_servicer_keeps_its_status() -> None:
+    async def aborts(_request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "as I say")
+        raise AssertionError
+
+    server = grpc.aio.server(interceptors=[Pipeline(interceptors(Drain(), Calls()))])
+    handler = grpc.unary_unary_rpc_method_handler(
+        aborts, Message.FromString, Message.SerializeToString
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("test.A", {"b": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await channel.unary_unary("/test.A/b")(request("a"))
+    answer = to_failure(raised.value)
+    assert (answer.code, answer.message) == (grpc.StatusCode.DATA_LOSS, "as I say")
+    await server.stop(0)
