@@ -101,39 +101,43 @@ SORTED_WINDOW = {"scan_events_of_types"}
 NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) "
 FILL = (
     (
-        "INSERT INTO agents (tenant, uid, key, name, description, configuration, metadata, enabled,"
-        " etag, created_at, updated_at, request_id, fingerprint) {numbers} SELECT 'tenant-1',"
-        " 'agent-' || i, 'key-' || i, '', '', '', '', true, '', i, i, 'request-' || i, '' FROM n"
+        "INSERT INTO agents (tenant, uid, key, name, description, configuration, metadata, "
+        "enabled, etag, created_at, updated_at, request_id, fingerprint) {numbers} SELECT "
+        "'tenant-1', 'agent-' || i, 'key-' || i, '', '', '', '', true, '', i, i, 'request-' || "
+        "i, '' FROM n"
     ),
     (
-        "INSERT INTO sessions (tenant, uid, agent_uid, key, name, description, metadata, enabled,"
-        " tti_minutes, etag, created_at, updated_at, request_id, fingerprint, deleted_at)"
-        " {numbers} SELECT 'tenant-1', 'session-' || i, 'agent-' || (i % 9), 'key-' || i, '', '', '',"
-        " true, 0, '', i, i, 'request-' || i, '', CASE WHEN i % 99 = 0 THEN i END FROM n"
+        "INSERT INTO sessions (tenant, uid, agent_uid, key, name, description, metadata, "
+        "enabled, tti_minutes, etag, created_at, updated_at, request_id, fingerprint, "
+        "deleted_at) {numbers} SELECT 'tenant-1', 'session-' || i, 'agent-' || (i % 9), 'key-' "
+        "|| i, '', '', '', true, 0, '', i, i, 'request-' || i, '', CASE WHEN i % 99 = 0 THEN i "
+        "END FROM n"
     ),
     (
-        "INSERT INTO session_heads (tenant, session_uid, last_sequence, last_event_at, last_active_at,"
-        " status, queued_turns, turn_count, input_tokens, output_tokens, reasoning_tokens,"
-        " artifact_files, artifact_bytes, tti_minutes, expire_at, deleted) {numbers} SELECT 'tenant-1',"
-        " 'session-' || i, 400, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, CASE WHEN i % 9 = 0 THEN i END,"
-        " false FROM n"
+        "INSERT INTO session_heads (tenant, session_uid, last_sequence, last_event_at, "
+        "last_active_at, status, queued_turns, turn_count, input_tokens, output_tokens, "
+        "reasoning_tokens, artifact_files, artifact_bytes, tti_minutes, expire_at, deleted) "
+        "{numbers} SELECT 'tenant-1', 'session-' || i, 400, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, "
+        "CASE WHEN i % 9 = 0 THEN i END, false FROM n"
     ),
     (
-        "INSERT INTO events (tenant, session_uid, sequence, id, type, created_at, hide_reason,"
-        " size_bytes, payload) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), i / 10 + 1,"
-        " 'aev_' || i, 24, i, 0, 0, '' FROM n"
+        "INSERT INTO events (tenant, session_uid, sequence, id, type, created_at, hide_reason, "
+        "size_bytes, payload) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), i / 10 + 1, "
+        "'aev_' || i, 24, i, 0, 0, '' FROM n"
     ),
     (
-        "INSERT INTO turns (tenant, session_uid, id, number, status, input_event_id, input_type, input,"
-        " first_sequence, last_sequence, pending_calls, attempt, error, input_tokens, output_tokens,"
-        " reasoning_tokens, open_calls, fence, created_at, lease_until) {numbers} SELECT 'tenant-1',"
-        " 'session-' || (i % 10), 'trn_' || i, i, CASE WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2"
-        " ELSE 4 END, '', 20, '', i, i, '', 0, '', 0, 0, 0, '[]', 0, i, i FROM n"
+        "INSERT INTO turns (tenant, session_uid, id, number, status, input_event_id, "
+        "input_type, input, first_sequence, last_sequence, pending_calls, attempt, error, "
+        "input_tokens, output_tokens, reasoning_tokens, open_calls, fence, created_at, "
+        "lease_until) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE"
+        " WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2 ELSE 4 END, '', 20, '', i, i, '', 0, "
+        "'', 0, 0, 0, '[]', 0, i, i FROM n"
     ),
     (
-        "INSERT INTO artifacts (tenant, session_uid, id, filename, mime_type, size_bytes, sha256,"
-        " description, metadata, source, blob_key, created_at, updated_at) {numbers} SELECT 'tenant-1',"
-        " 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, 'blob-' || i, i, i FROM n"
+        "INSERT INTO artifacts (tenant, session_uid, id, filename, mime_type, size_bytes, "
+        "sha256, description, metadata, source, blob_key, created_at, updated_at) {numbers} "
+        "SELECT 'tenant-1', 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, "
+        "'blob-' || i, i, i FROM n"
     ),
     "ANALYZE",
 )
