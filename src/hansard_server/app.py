@@ -27,13 +27,30 @@ from sqlalchemy.exc import DBAPIError
 from hansard.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
+    turn_service_pb2,
+    turn_service_pb2_grpc,
 )
 from hansard_server.agents.configuration import check_agent
+from hansard_server.agents.limits import AgentLimits
+from hansard_server.agents.loop import run_agent
+from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
+from hansard_server.agents.tools.catalog import ToolCatalog
+from hansard_server.artifacts.blobs import Blobs
+from hansard_server.artifacts.files import StoredFiles
+from hansard_server.artifacts.read import Artifacts
+from hansard_server.artifacts.sweep import ArtifactSweep
+from hansard_server.artifacts.upload import Uploader
 from hansard_server.config import ConfigurationMistake, Settings, check_exposure
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.errors import StoreUnavailable
+from hansard_server.domain.records import SessionRecord
 from hansard_server.lifecycle import AlreadyLocked, Calls, Closers, Drain, ProcessLock, cancel
 from hansard_server.repository.api import Store
 from hansard_server.repository.sql.engine import make_engine
@@ -44,10 +61,19 @@ from hansard_server.resources.paging import PageTokens
 from hansard_server.resources.sessions import Sessions
 from hansard_server.resources.sweeper import Sweeper
 from hansard_server.servicers.agents import AgentServicer
+from hansard_server.servicers.artifacts import ArtifactServicer
+from hansard_server.servicers.events import EventServicer
 from hansard_server.servicers.health import Health, HealthServicer, watch_store
 from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
 from hansard_server.servicers.sessions import SessionServicer
+from hansard_server.servicers.turns import TurnServicer
 from hansard_server.servicers.validation import Validation
+from hansard_server.turns.context import ContextLoader
+from hansard_server.turns.engine import EngineSettings, TurnEngine
+from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.inputs import Inputs
+from hansard_server.turns.queries import Queries
+from hansard_server.turns.readers import Readers
 
 _log = structlog.get_logger("hansard.server")
 
@@ -55,6 +81,8 @@ _SECRET_BYTES = 32
 # Of the time that a stopping server has, calls may take this part; the rest is for the closers.
 _CALLS_SHARE = 0.6
 _STOP_GRACE_S = 0.1
+# Of what is left then, running turns may take this part to come to their end.
+_TURNS_SHARE = 0.7
 
 
 class CannotStart(Exception):  # noqa: N818 - reads as what happened
@@ -77,8 +105,10 @@ class Parts:
     settings: Settings
     store: Store
     tokens: PageTokens
-    drain: Drain
-    closers: Closers
+    blobs: Blobs
+    feeds: Feeds
+    readers: Readers
+    engine: TurnEngine
     clock: Clock
 
 
@@ -136,12 +166,25 @@ class Server:
             clock=self._clock,
         )
         self._run("sweeper", sweeper.run())
+        blobs = await _open_blobs(settings)
+        artifact_sweep = ArtifactSweep(
+            store, blobs, interval_s=settings.sweep_interval_s, clock=self._clock
+        )
+        self._run("artifact_sweep", artifact_sweep.run())
+        feeds = Feeds()
+        closers.add("feeds", feeds.follow(store))
+        engine = _engine(settings, store, feeds, blobs, self._clock)
+        await engine.open()
+        closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
+        self._run("drain_watch", self._tell_streams(feeds, engine))
         parts = Parts(
             settings=settings,
             store=store,
             tokens=tokens,
-            drain=self.drain,
-            closers=closers,
+            blobs=blobs,
+            feeds=feeds,
+            readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
+            engine=engine,
             clock=self._clock,
         )
         services = _servicers(parts)
@@ -152,6 +195,11 @@ class Server:
             service.register(service.servicer, server)
         self.address = await self._listen(server)
         _log.info("serving", address=self.address, services=[s.name for s in services])
+
+    async def _tell_streams(self, feeds: Feeds, engine: TurnEngine) -> None:
+        await self.drain.started.wait()
+        engine.begin_drain()
+        feeds.drain()
 
     def _pipeline(self) -> Pipeline:
         return Pipeline(
@@ -193,6 +241,10 @@ def _servicers(parts: Parts) -> list[Service]:
         clock=parts.clock,
     )
     sessions = Sessions(store, limits=settings.limits, tokens=tokens, clock=parts.clock)
+    inputs = Inputs(store, parts.feeds, parts.readers, parts.engine, settings.limits)
+    queries = Queries(store, parts.feeds, parts.readers, tokens)
+    artifacts = Artifacts(store, parts.blobs, tokens, clock=parts.clock)
+    uploader = Uploader(store, parts.blobs, settings.limits, clock=parts.clock)
     return [
         Service(
             _name(agent_service_pb2, "AgentService"),
@@ -204,7 +256,60 @@ def _servicers(parts: Parts) -> list[Service]:
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
             SessionServicer(sessions),
         ),
+        Service(
+            _name(event_service_pb2, "EventService"),
+            event_service_pb2_grpc.add_EventServiceServicer_to_server,
+            EventServicer(inputs, queries),
+        ),
+        Service(
+            _name(turn_service_pb2, "TurnService"),
+            turn_service_pb2_grpc.add_TurnServiceServicer_to_server,
+            TurnServicer(queries),
+        ),
+        Service(
+            _name(artifact_service_pb2, "ArtifactService"),
+            artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server,
+            ArtifactServicer(artifacts, uploader),
+        ),
     ]
+
+
+def _engine(
+    settings: Settings, store: Store, feeds: Feeds, blobs: Blobs, clock: Clock
+) -> TurnEngine:
+    def open_files(session: SessionRecord) -> StoredFiles:
+        return StoredFiles(
+            store,
+            blobs,
+            tenant=session.tenant,
+            session_uid=session.uid,
+            agent_key=session.agent_key,
+            session_key=session.key,
+            clock=clock,
+        )
+
+    return TurnEngine(
+        store,
+        feeds,
+        run_agent=partial(
+            run_agent,
+            models=ModelCatalog(),
+            tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
+            limits=AgentLimits(event_max_bytes=settings.event_max_bytes),
+        ),
+        load_context=ContextLoader(store, open_files).load,
+        settings=EngineSettings(lease_s=settings.lease_s),
+        alone=sqlite_path(settings.store_url) is not None,
+    )
+
+
+async def _open_blobs(settings: Settings) -> Blobs:
+    try:
+        return await asyncio.to_thread(Blobs.open, settings.artifacts_url)
+    except ValueError as error:
+        raise ConfigurationMistake(f"artifacts: {error}") from None
+    except OSError as error:
+        raise CannotStart(f"artifacts: {error.filename}: {error.strerror}") from None
 
 
 def _companions(services: Sequence[Service], health: Health, drain: Drain) -> list[Service]:

@@ -111,6 +111,20 @@ class Settings(BaseSettings):
         ge=0,
         le=31_536_000,
     )
+    lease_s: float = _setting(
+        30.0,
+        "How long a turn is left to a server that gives no sign of life.",
+        unit="s",
+        ge=1,
+        le=3_600,
+    )
+    poll_floor_s: float = _setting(
+        5.0,
+        "A reader looks into the store after this long without news, since a hint may be lost.",
+        unit="s",
+        ge=0.05,
+        le=600,
+    )
     request_max_bytes: int = _setting(
         4 * MIB, "Largest request message.", unit="bytes", ge=KIB, le=512 * MIB
     )

@@ -210,6 +210,14 @@ class ReadTx(Protocol):
         """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
         ...
 
+    def find_expired_artifacts(self, now_us: int, limit: int) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant, session uid, id) of artifacts whose time has run out, of every tenant."""
+        ...
+
+    def find_unreferenced_blobs(self, tenant: str, blob_keys: Sequence[str]) -> set[str]:
+        """Return those of the blobs that no artifact of the tenant refers to."""
+        ...
+
     def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
         """Return how many files the session has, and their bytes together."""
         ...

@@ -7,8 +7,8 @@ https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 from google.protobuf.message import Message
-from hansard.v1 import event_service_pb2
 
+from hansard.v1 import event_service_pb2
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.records import EventRecord, TurnStatus
 from hansard_server.repository.commands import Accepted

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
-from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
 
+from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
 from hansard_server.domain.errors import Unimplemented
 from hansard_server.servicers.caller import current_tenant
 from hansard_server.servicers.event_wire import SendStream, WatchStream, encode_event_page

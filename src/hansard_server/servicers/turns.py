@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import grpc.aio
-from hansard.v1 import turn_pb2, turn_service_pb2, turn_service_pb2_grpc
 
+from hansard.v1 import turn_pb2, turn_service_pb2, turn_service_pb2_grpc
 from hansard_server.domain.errors import Unimplemented
 from hansard_server.servicers.caller import current_tenant
 from hansard_server.servicers.convert import to_turn

@@ -11,8 +11,8 @@ from hansard_server.agents.api import SessionFiles, TurnContext
 from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
 
-MakeFiles = Callable[[str, str], SessionFiles]
-"""Returns the files of a session, given its tenant and uid."""
+MakeFiles = Callable[[SessionRecord], SessionFiles]
+"""Returns the files of a session."""
 
 
 class ContextLoader:
@@ -34,7 +34,7 @@ class ContextLoader:
         return TurnContext(
             agent=agent_message(agent),
             session=session_message(session),
-            files=self._make_files(turn.tenant, turn.session_uid),
+            files=self._make_files(session),
         )
 
 

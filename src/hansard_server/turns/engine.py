@@ -101,12 +101,16 @@ class TurnEngine:
         await self.recover(at_start=True)
         self._keeper = asyncio.create_task(self._keep(), name="turn-keeper")
 
+    def begin_drain(self) -> None:
+        """Start no waiting turn any more."""
+        self._draining = True
+
     async def drain(self, deadline_s: float) -> None:
         """Let running turns come to their end until the deadline; then end them FAILED.
 
         Waiting turns stay as they are: the next process starts them.
         """
-        self._draining = True
+        self.begin_drain()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=max(deadline_s, 0))
         for task in list(self._tasks.values()):

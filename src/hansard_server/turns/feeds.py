@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.records import EventRecord, TurnRecord
-from hansard_server.repository.api import Change
+from hansard_server.repository.api import Change, Store
 
 TAIL_MAX_EVENTS = 64
 TAIL_MAX_BYTES = 256 * 1024
@@ -134,8 +134,17 @@ class Feeds:
             if feed.users == 0:
                 del self._feeds[key]
 
-    def apply(self, change: Change) -> None:
-        """Take in what a commit did; to be given to Store.listen."""
+    def follow(self, store: Store) -> Callable[[], Awaitable[None]]:
+        """Take in every commit of the store from now on; what is returned ends that."""
+        listening = store.listen(self._apply)
+        listening.__enter__()
+
+        async def stop() -> None:
+            listening.__exit__(None, None, None)
+
+        return stop
+
+    def _apply(self, change: Change) -> None:
         feed = self._feeds.get((change.tenant, change.session_uid))
         if feed is not None:
             feed.apply(change)

@@ -249,6 +249,16 @@ class SqlReadTx:
         rows = self._all(select, tenant=tenant, session_uid=session_uid)
         return [artifact_record(row) for row in rows]
 
+    def find_expired_artifacts(self, now_us: int, limit: int) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant, session uid, id) of artifacts whose time has run out, of every tenant."""
+        rows = self._all(statements.EXPIRED_ARTIFACTS, now=now_us, limit=limit)
+        return [(row.tenant, row.session_uid, row.id) for row in rows]
+
+    def find_unreferenced_blobs(self, tenant: str, blob_keys: Sequence[str]) -> set[str]:
+        """Return those of the blobs that no artifact of the tenant refers to."""
+        rows = self._all(statements.REFERENCED_BLOBS, tenant=tenant, blob_keys=list(blob_keys))
+        return set(blob_keys) - {row.blob_key for row in rows}
+
     def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
         """Return how many files the session has, and their bytes together."""
         row = self._one(statements.ARTIFACT_TOTALS, tenant=tenant, session_uid=session_uid)

@@ -231,6 +231,20 @@ ARTIFACTS = select(artifacts).where(
 )
 ARTIFACTS_BY_ID = ARTIFACTS.where(artifacts.c.id.in_(bindparam("artifact_ids", expanding=True)))
 ARTIFACT = ARTIFACTS.where(artifacts.c.id == bindparam("artifact_id"))
+EXPIRED_ARTIFACTS = (
+    select(artifacts.c.tenant, artifacts.c.session_uid, artifacts.c.id)
+    .where(artifacts.c.expire_at.is_not(None), artifacts.c.expire_at <= bindparam("now"))
+    .order_by(artifacts.c.expire_at)
+    .limit(bindparam("limit"))
+)
+REFERENCED_BLOBS = (
+    select(artifacts.c.blob_key)
+    .distinct()
+    .where(
+        artifacts.c.tenant == _TENANT,
+        artifacts.c.blob_key.in_(bindparam("blob_keys", expanding=True)),
+    )
+)
 ARTIFACT_TOTALS = select(session_heads.c.artifact_files, session_heads.c.artifact_bytes).where(
     session_heads.c.tenant == _TENANT, session_heads.c.session_uid == _SESSION
 )

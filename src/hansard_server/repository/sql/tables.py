@@ -286,19 +286,13 @@ Index(
     artifacts.c.created_at,
     artifacts.c.id,
 )
-Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
-
-blobs = Table(
-    "blobs",
-    metadata,
-    _tenant(),
-    # The SHA-256 of the bytes and a random suffix: the name in the object store.
-    Column("blob_key", String(128), primary_key=True),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    # When the sweep found that nothing refers to it.
-    Column("marked_at", BigInteger),
+Index(
+    "artifacts_expiring",
+    artifacts.c.expire_at,
+    sqlite_where=text("expire_at IS NOT NULL"),
+    postgresql_where=text("expire_at IS NOT NULL"),
 )
+Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
 
 schema_versions = Table(
     "schema_versions",

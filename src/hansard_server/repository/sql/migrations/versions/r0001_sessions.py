@@ -18,7 +18,6 @@ def upgrade() -> None:
     _create_claims()
     _create_turns()
     _create_artifacts()
-    _create_blobs()
     _create_schema_versions()
     op.execute("INSERT INTO schema_versions (major, minor) VALUES (1, 0)")
 
@@ -271,19 +270,14 @@ def _create_artifacts() -> None:
     op.create_index(
         "artifacts_by_creation", "artifacts", ["tenant", "session_uid", "created_at", "id"]
     )
-    op.create_index("artifacts_by_blob", "artifacts", ["tenant", "blob_key"])
-
-
-def _create_blobs() -> None:
-    op.create_table(
-        "blobs",
-        sa.Column("tenant", sa.String(64), nullable=False),
-        sa.Column("blob_key", sa.String(128), nullable=False),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("marked_at", sa.BigInteger()),
-        sa.PrimaryKeyConstraint("tenant", "blob_key"),
+    op.create_index(
+        "artifacts_expiring",
+        "artifacts",
+        ["expire_at"],
+        sqlite_where=sa.text("expire_at IS NOT NULL"),
+        postgresql_where=sa.text("expire_at IS NOT NULL"),
     )
+    op.create_index("artifacts_by_blob", "artifacts", ["tenant", "blob_key"])
 
 
 def _create_schema_versions() -> None:
