@@ -1,0 +1,1 @@
+"""Artifacts: the files of sessions, their bytes in an object store."""
