@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import Json
 from hansard_server.agents.json_text import NotJson, parse_json
-from hansard_server.agents.models.ranking import content_stems
+from hansard_server.agents.models.ranking import content_terms
 
 _FOLLOW_UP_TERMS = 3
 _EARLIER_WEIGHT = 0.5
@@ -48,7 +48,8 @@ class Conversation:
     """The question and the state of the search for its answer.
 
     Attributes:
-        terms: what the question is about, with how much each counts (1 or less).
+        terms: stems of what the question is about, with how much each counts (1 or less).
+        topic: the same in the words of whoever asked.
         named_files: the artifacts that the question refers to.
         searched: the search was made in this turn.
         files_searched: how many files the search went through.
@@ -59,6 +60,7 @@ class Conversation:
     """
 
     terms: Mapping[str, float]
+    topic: tuple[str, ...] = ()
     named_files: tuple[str, ...] = ()
     searched: bool = False
     files_searched: int = 0
@@ -75,7 +77,8 @@ def read_conversation(history: Sequence[event_pb2.Event]) -> Conversation:
         return Conversation(terms={})
     questions = [_text_of(history[index].input_message) for index in inputs]
     question = history[inputs[-1]].input_message
-    talk = Conversation(terms=_terms(questions), named_files=_named_files(question))
+    terms, topic = _terms(questions)
+    talk = Conversation(terms=terms, topic=topic, named_files=_named_files(question))
     for event in history[inputs[-1] + 1 :]:
         if event.HasField("tool_output"):
             _take_output(talk, event.tool_output)
@@ -91,14 +94,16 @@ def _named_files(message: event_pb2.InputMessage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ids))[:_NAMED_FILES_MAX]
 
 
-def _terms(questions: Sequence[str]) -> dict[str, float]:
+def _terms(questions: Sequence[str]) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return the newest question's terms; a follow-up is also about what was asked before."""
     newest = questions[-1]
-    terms = dict.fromkeys(content_stems(newest), 1.0)
+    asked = content_terms(newest)
+    terms = dict.fromkeys(asked, 1.0)
     if len(questions) > 1 and _is_follow_up(newest, len(terms)):
-        for term in content_stems(questions[-2]):
+        for term, word in content_terms(questions[-2]).items():
             terms.setdefault(term, _EARLIER_WEIGHT)
-    return terms
+            asked.setdefault(term, word)
+    return terms, tuple(asked.values())
 
 
 def _is_follow_up(question: str, terms: int) -> bool:

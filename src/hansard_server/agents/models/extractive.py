@@ -79,7 +79,7 @@ def _search(talk: Conversation, grep: ToolDescription) -> Iterator[Part]:
     )
     yield from _text(
         TextKind.THINKING,
-        f"The question is about: {', '.join(terms)}.\n"
+        f"The question is about: {', '.join(talk.topic[:_TERMS_SEARCHED])}.\n"
         f"I search {named} for each of these, read around the places where most of them "
         "come together, and quote what fits best.",
     )
@@ -129,7 +129,7 @@ def _quote(talk: Conversation) -> str:
     if not passages:
         return (
             f"Nothing in the {_files(talk.files_searched)} that I searched fits the question "
-            f"(I looked for {', '.join(talk.terms)})."
+            f"(I looked for {', '.join(talk.topic[:_TERMS_SEARCHED])})."
         )
     return "\n\n".join(_citation(passage) for passage in passages)
 

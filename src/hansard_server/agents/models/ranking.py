@@ -12,6 +12,7 @@ _WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")
 _UNSPACED = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯豈-﫿]+")
 _SUFFIXES = ("ations", "ation", "ings", "ing", "ies", "edly", "ed", "es", "ly", "s", "y", "e")
 _STEM_MIN_CHARACTERS = 3
+_SHORT_SUFFIX_CHARACTERS = 3
 _K1 = 1.2
 _B = 0.75
 
@@ -51,7 +52,8 @@ def stem(word: str) -> str:
     if not word.isascii() or any(character.isdigit() for character in word):
         return word
     for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= _STEM_MIN_CHARACTERS:
+        least = _STEM_MIN_CHARACTERS + (len(suffix) > _SHORT_SUFFIX_CHARACTERS)
+        if word.endswith(suffix) and len(word) - len(suffix) >= least:
             root = word.removesuffix(suffix)
             break
     else:
@@ -67,15 +69,13 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in words(text)]
 
 
-def content_stems(text: str) -> list[str]:
-    """Return the stems of the words that say what the text is about, each once, in order."""
-    return list(
-        dict.fromkeys(
-            stem(word)
-            for word in words(text)
-            if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())
-        )
-    )
+def content_terms(text: str) -> dict[str, str]:
+    """Return the words that say what the text is about, in order, each by its stem, once."""
+    terms: dict[str, str] = {}
+    for word in words(text):
+        if word not in STOP_WORDS and (len(word) > 1 or word.isdigit()):
+            terms.setdefault(stem(word), word)
+    return terms
 
 
 def inverse_frequencies(

@@ -16,6 +16,7 @@ KEPT_LINE_MAX_BYTES = 64 * KIB
 """Of a longer line only the beginning is looked at."""
 _HEAD_BYTES = 8 * KIB
 _INVALID_SHARE = 0.1
+_INVALID_FINE = 4
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -60,33 +61,33 @@ async def line_batches(
     """Yield the file's lines in order, batch by batch. Raises ToolError when it is not text."""
     splitter = LineSplitter()
     head = b""
-    checked = False
     # A generator in practice; closing it gives back the connection when the reader stops early.
     chunks = cast("AsyncGenerator[bytes]", files.read_file(artifact.artifact_id))
     async with aclosing(chunks):
         async for chunk in chunks:
-            if not checked:
-                head += chunk[:_HEAD_BYTES]
-                checked = len(head) >= _HEAD_BYTES
-                _refuse_binary(head, artifact)
+            if len(head) < _HEAD_BYTES:
+                head += chunk[: _HEAD_BYTES - len(head)]
+                whole = len(head) == min(_HEAD_BYTES, artifact.size_bytes)
+                if _binary_beginning(head) or (whole and _mostly_invalid(head)):
+                    raise _not_text(artifact)
             yield splitter.feed(chunk)
     yield splitter.finish()
 
 
-def _refuse_binary(head: bytes, artifact: artifact_pb2.Artifact) -> None:
-    if is_binary(head):
-        raise ToolError(
-            f"{artifact.filename} ({artifact.artifact_id}) is not UTF-8 text but "
-            f"{artifact.mime_type}, {artifact.size_bytes:,} bytes: only text can be read."
-        )
+def _not_text(artifact: artifact_pb2.Artifact) -> ToolError:
+    return ToolError(
+        f"{artifact.filename} ({artifact.artifact_id}) is not UTF-8 text but "
+        f"{artifact.mime_type}, {artifact.size_bytes:,} bytes: only text can be read."
+    )
 
 
-def is_binary(head: bytes) -> bool:
-    """Return whether a file that begins like this is no text to read line by line."""
-    if b"\0" in head or head.startswith(b"%PDF-"):
-        return True
+def _binary_beginning(head: bytes) -> bool:
+    return b"\0" in head or head.startswith(b"%PDF-")
+
+
+def _mostly_invalid(head: bytes) -> bool:
     text = head.decode("utf-8", "replace")
-    return text.count(_REPLACEMENT) > max(4, len(text) * _INVALID_SHARE)
+    return text.count(_REPLACEMENT) > max(_INVALID_FINE, len(text) * _INVALID_SHARE)
 
 
 def decode_line(line: bytes) -> str:
