@@ -55,7 +55,7 @@ async def test_read_splits_as_python_does(pieces: list[bytes], chunk: int) -> No
     DATA, st.integers(1, 9), st.sampled_from(["a", "b$", "^a", "[^b]", "é.", "^$", "a*", "\ufffd"])
 )
 async def test_grep_finds_what_python_finds(pieces: list[bytes], chunk: int, pattern: str) -> None:
-    data = b"".join(pieces) + b"zyxwvu" * 300
+    data = b"".join(pieces) + b"\n".join([b"zyxwvu"] * 50) * 6
     result = await use(
         "artifact_grep", MemoryFiles({"a": data}, chunk), pattern=pattern, max_matches=500
     )
