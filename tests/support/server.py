@@ -19,7 +19,13 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
-from hansard.v1 import agent_service_pb2_grpc, session_service_pb2_grpc
+from hansard.v1 import (
+    agent_service_pb2_grpc,
+    artifact_service_pb2_grpc,
+    event_service_pb2_grpc,
+    session_service_pb2_grpc,
+    turn_service_pb2_grpc,
+)
 from hansard_server.app import Server
 from hansard_server.config import Settings, load
 
@@ -92,6 +98,18 @@ class Running:
     @property
     def sessions(self) -> session_service_pb2_grpc.SessionServiceAsyncStub:
         return session_service_pb2_grpc.SessionServiceStub(self.channel)
+
+    @property
+    def events(self) -> event_service_pb2_grpc.EventServiceAsyncStub:
+        return event_service_pb2_grpc.EventServiceStub(self.channel)
+
+    @property
+    def turns(self) -> turn_service_pb2_grpc.TurnServiceAsyncStub:
+        return turn_service_pb2_grpc.TurnServiceStub(self.channel)
+
+    @property
+    def artifacts(self) -> artifact_service_pb2_grpc.ArtifactServiceAsyncStub:
+        return artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
 
     def raw(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
         """Return the unary call that takes and gives bytes: `hansard.v1.AgentService/GetAgent`."""

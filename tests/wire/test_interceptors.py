@@ -95,11 +95,16 @@ class Bench:
     drain: Drain
     calls: Calls
 
-    def call(self, kind: str, *requests: bytes, **options: Any) -> Awaitable[list[Message]]:
-        """Make a call of the kind; the answers, as messages."""
+    def start(self, kind: str, *requests: bytes, **options: Any) -> Any:
+        """Start a call of the kind."""
         make = getattr(self.channel, kind)(f"/{SERVICE}/{kind}")
         argument = list_of(requests) if kind.startswith("stream") else requests[-1]
-        return collect(make(argument, **options), streaming=kind.endswith("_stream"))
+        return make(argument, **options)
+
+    def call(self, kind: str, *requests: bytes, **options: Any) -> Awaitable[list[Message]]:
+        """Make a call of the kind; the answers, as messages."""
+        call = self.start(kind, *requests, **options)
+        return collect(call, streaming=kind.endswith("_stream"))
 
 
 async def list_of(requests: tuple[bytes, ...]) -> AsyncIterator[bytes]:
@@ -149,12 +154,11 @@ def request(key: str) -> bytes:
 
 async def logged(logs: list[Any]) -> dict[str, Any]:
     """Return the line of the one call; it is written after the client has its answer."""
-    while True:
-        lines = [line for line in logs if line["event"] == "call"]
-        if lines:
-            assert len(lines) == 1
-            return dict(lines[0])
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(20):
+        while not (lines := [line for line in logs if line["event"] == "call"]):
+            await asyncio.sleep(0.005)
+    assert len(lines) == 1
+    return dict(lines[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,7 +227,7 @@ async def test_bad_message_is_refused_wherever_it_comes(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_client_that_goes_away_is_no_fault(bench: Bench, kind: str) -> None:
     with capture_logs() as logs:
-        call = asyncio.ensure_future(bench.call(kind, request("hang")))
+        call = bench.start(kind, request("hang"))
         await bench.kinds.parked.wait()
         call.cancel()
         line = await logged(logs)
@@ -280,7 +284,7 @@ async def test_drain_ends_a_stream_of_requests(bench: Bench, kind: str) -> None:
     assert not bench.drain._waits
 
 
-@pytest.mark.parametrize("given", ["", "a" * 129, "with space", "ok\t"])
+@pytest.mark.parametrize("given", ["", "a" * 129, "with space"])
 async def test_request_id_that_is_not_sane_is_replaced(bench: Bench, given: str) -> None:
     call = bench.channel.unary_unary(f"/{SERVICE}/unary_unary")(
         request("ok"), metadata=(("x-request-id", given),)
