@@ -134,10 +134,12 @@ async def running_server(settings: Settings) -> AsyncIterator[Running]:
 
 
 @asynccontextmanager
-async def open_channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    """Give a channel of its own connection."""
+async def open_channel(
+    address: str, *arguments: tuple[str, Any]
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Give a channel of its own connection, with channel arguments of grpc."""
     # Channels of one process share connections otherwise, and with them their limits.
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.use_local_subchannel_pool", 1), *arguments]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         yield channel
 

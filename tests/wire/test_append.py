@@ -201,7 +201,7 @@ async def test_only_custom_events_come_into_an_unfinished_turn(hansard: Running)
     assert len(await talk.events()) == 3
 
 
-# Lists ---------------------------------------------------------------------------------------------
+# Lists --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page_size", [1, 7, 10, 11, 1_000])
@@ -282,13 +282,13 @@ async def test_later_calls_say_so(hansard: Running) -> None:
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
 
 
-# Writers at once -----------------------------------------------------------------------------------
+# Writers at once ----------------------------------------------------------------------------------
 
 
 async def test_sixteen_writers_on_one_session_and_on_sixteen(hansard: Running) -> None:
     talk = await Talk(hansard).begin()
     others = [await talk.another(f"s{number}").open_session() for number in range(16)]
-    rng = random.Random(SEED)  # noqa: S311 - replayable
+    rng = random.Random(SEED)
 
     async def write(session: Talk, writer: int) -> list[int]:
         # Each is acknowledged before the next begins: their order is the record's.

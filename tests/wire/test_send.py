@@ -250,7 +250,7 @@ async def test_reject_and_expected_sequence_refuse_a_busy_session(hansard: Runni
     assert len(await talk.events()) == 4
 
 
-# Once and only once --------------------------------------------------------------------------------
+# Once and only once -------------------------------------------------------------------------------
 
 
 async def test_same_request_id_at_once_is_one_turn(hansard: Running) -> None:
@@ -333,7 +333,7 @@ async def test_client_that_goes_away_misses_nothing(hansard: Running) -> None:
     assert len(await talk.turns()) == 1
 
 
-# Bad input -----------------------------------------------------------------------------------------
+# Bad input ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ async def test_disabled_session_and_agent_take_no_input(hansard: Running) -> Non
     assert await talk.turns() == []
 
 
-# Turns that lost their server ----------------------------------------------------------------------
+# Turns that lost their server ---------------------------------------------------------------------
 
 
 async def test_turn_alive_at_the_drain_deadline_fails_and_the_next_one_runs(
@@ -474,7 +474,10 @@ async def test_turn_reads(hansard: Running) -> None:
     )
     rest = await hansard.turns.ListTurns(
         turn_service_pb2.ListTurnsRequest(
-            **talk.keys, page_size=2, order=2, page_token=page.next_page_token  # type: ignore[arg-type]
+            **talk.keys,
+            page_size=2,
+            order=2,
+            page_token=page.next_page_token,  # type: ignore[arg-type]
         )
     )
     assert [*page.turns, *rest.turns] == ended[::-1]
@@ -497,4 +500,3 @@ async def _until_turns(talk: Talk, count: int) -> list[turn_pb2.Turn]:
         if len(turns) == count:
             return turns
         await asyncio.sleep(0.01)
-
