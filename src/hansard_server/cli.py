@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,15 +20,25 @@ import structlog
 import typer
 import uvloop
 
+from hansard_client import commands
+from hansard_client.connection import Connection
+from hansard_client.demo import Demo
 from hansard_server import __version__, telemetry
 from hansard_server.app import CannotStart, Server, migrate_store, sqlite_path
-from hansard_server.config import CONFIG_VARIABLE, ConfigurationMistake, Settings, load
+from hansard_server.config import (
+    CONFIG_VARIABLE,
+    ConfigurationMistake,
+    Settings,
+    load,
+    split_listen,
+)
 
 EXIT_MISTAKE = 2
 EXIT_CANNOT_START = 3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # For the interpreter's own end, after which nothing may keep the process.
 _EXIT_GRACE_S = 0.5
+_PORTS_TRIED = 50
 
 _log = structlog.get_logger("hansard.server")
 
@@ -128,8 +139,28 @@ def migrate(
     typer.echo("The database has the schema of this version.")
 
 
-async def run(settings: Settings) -> None:
-    """Serve until a signal comes, then drain. Raises ConfigurationMistake, CannotStart."""
+@main.command()
+def demo() -> None:
+    """Serve from ./hansard-data, hold a first conversation, and go on serving until Ctrl-C."""
+    try:
+        wanted = _settings({"log_level": "warning"}, None, None)
+        settings = wanted.model_copy(update={"listen": _free_listen(wanted.listen)})
+        telemetry.configure(settings.log_level)
+        uvloop.run(run(settings, beside=_converse))
+    except (ConfigurationMistake, CannotStart) as error:
+        _fail(error)
+
+
+commands.add_to(main)
+
+
+async def run(
+    settings: Settings, *, beside: Callable[[str, threading.Event], None] | None = None
+) -> None:
+    """Serve until a signal comes, then drain. Raises ConfigurationMistake, CannotStart.
+
+    `beside` is run in a thread meanwhile, with the server's address; the event tells it to stop.
+    """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
 
@@ -143,8 +174,39 @@ async def run(settings: Settings) -> None:
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     server = await Server.start(settings)
+    stopping = threading.Event()
+    task = beside and asyncio.create_task(asyncio.to_thread(beside, server.address, stopping))
     await signalled.wait()
+    stopping.set()
     await server.stop()
+    if task:
+        await task
+
+
+def _converse(address: str, stopping: threading.Event) -> None:
+    typer.echo(f"Serving at {address}.")
+    with Connection(address) as connection:
+        connection.stopping = stopping
+        Demo(connection).run()
+    if not stopping.is_set():
+        typer.echo(f"Still serving at {address}. Ctrl-C stops.")
+
+
+def _free_listen(listen: str) -> str:
+    """Return the address, or the next one with a port that nobody has taken."""
+    host, first = split_listen(listen)
+    for port in range(first, first + _PORTS_TRIED if first else 1):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        if port != first:
+            typer.echo(f"Port {first} is taken; {port} is the next free one.")
+        return f"{listen.rpartition(':')[0]}:{port}"
+    return listen
 
 
 def _leave_after(seconds: float) -> None:

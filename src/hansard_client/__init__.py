@@ -1,0 +1,1 @@
+"""What people use Hansard with: a connection, turns followed through restarts, commands."""

@@ -1,0 +1,192 @@
+"""`hansard chat`: a conversation with an agent in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated
+
+import typer
+
+from hansard.v1 import (
+    agent_service_pb2,
+    event_pb2,
+    event_service_pb2,
+    paging_pb2,
+    session_service_pb2,
+    turn_pb2,
+    turn_service_pb2,
+)
+from hansard_client.commands.common import EXIT_INTERRUPTED, AgentKey, Caller
+from hansard_client.connection import Connection, new_request_id
+from hansard_client.errors import Mistake
+from hansard_client.rendering import Teller
+from hansard_client.text import as_utf8, one_line, plain
+from hansard_client.turns import Item, Stopped, follow, send
+
+PROMPT = "you> "
+_NAME_MAX_CHARACTERS = 60
+_UNFINISHED = (
+    turn_pb2.TURN_STATUS_QUEUED,
+    turn_pb2.TURN_STATUS_RUNNING,
+    turn_pb2.TURN_STATUS_REQUIRES_ACTION,
+)
+
+
+def chat(
+    caller: Caller,
+    agent: AgentKey,
+    session: Annotated[
+        str, typer.Argument(metavar="[SESSION]", help="To go on with one; else a new one is made.")
+    ] = "",
+    *,
+    name: Annotated[str, typer.Option(help="Of a new session. Default: the first input.")] = "",
+    once: Annotated[str | None, typer.Option(help="Send this alone, and end.")] = None,
+) -> None:
+    """Talk with an agent; without a terminal, each line of stdin is an input."""
+    Conversation(caller, agent, session, name).run(_inputs(caller, once))
+
+
+class Conversation:
+    """One session, input by input."""
+
+    def __init__(self, caller: Caller, agent_key: str, session_key: str, name: str) -> None:
+        self._caller = caller
+        self._connection = caller.connection
+        self._agent_key = agent_key
+        self._session_key = session_key
+        self._name = name
+        self._failed = False
+
+    def run(self, inputs: Iterator[str]) -> None:
+        """Send the inputs one after the other; exit with 1 when a turn failed and nobody saw it."""
+        self._connection.call(
+            self._connection.agents.GetAgent,
+            agent_service_pb2.GetAgentRequest(agent_key=self._agent_key),
+        )
+        if self._session_key:
+            with self._politely():
+                self._catch_up()
+        for text in inputs:
+            if not self._session_key:
+                self._create(text)
+            with self._politely():
+                self._send(text)
+        if self._failed and not sys.stdin.isatty():
+            raise typer.Exit(1)
+
+    def _create(self, first_input: str) -> None:
+        session = create_session(self._connection, self._agent_key, self._name or first_input)
+        self._session_key = session
+        self._caller.say(f"New session: {session}")
+
+    def _send(self, text: str) -> None:
+        request = message_request(self._agent_key, self._session_key, text)
+        self._tell(send(self._connection, request), Teller(self._caller.out))
+
+    def _catch_up(self) -> None:
+        """Tell the last turn, and what is still going on, to who comes back."""
+        session = self._connection.call(
+            self._connection.sessions.GetSession,
+            session_service_pb2.GetSessionRequest(
+                agent_key=self._agent_key, session_key=self._session_key
+            ),
+        )
+        self._caller.say(
+            f"Session {session.key}: {one_line(session.name, _NAME_MAX_CHARACTERS)} "
+            f"({session.last_sequence} events)"
+        )
+        for turn in self._turns_to_tell():
+            self._tell(follow(self._connection, turn), Teller(self._caller.out, inputs=True))
+        self._failed = False
+
+    def _turns_to_tell(self) -> list[turn_pb2.Turn]:
+        request = turn_service_pb2.ListTurnsRequest(
+            agent_key=self._agent_key, session_key=self._session_key, statuses=_UNFINISHED
+        )
+        list_turns = self._connection.turns.ListTurns
+        unfinished = list(self._connection.call(list_turns, request).turns)
+        if unfinished:
+            return unfinished
+        del request.statuses[:]
+        request.page_size = 1
+        request.order = paging_pb2.SORT_ORDER_DESCENDING
+        return list(self._connection.call(list_turns, request).turns)
+
+    def _tell(self, items: Iterator[Item], teller: Teller) -> None:
+        try:
+            for item in items:
+                teller.tell(item)
+                if isinstance(item, Stopped):
+                    self._failed |= item.turn.status == turn_pb2.TURN_STATUS_FAILED
+        finally:
+            teller.end_line()
+
+    @contextmanager
+    def _politely(self) -> Iterator[None]:
+        """On Ctrl-C leave the turn to the server, and say how to come back."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._caller.say(
+                "The turn goes on without you. To come back: "
+                f"hansard chat {self._agent_key} {self._session_key}"
+            )
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def create_session(connection: Connection, agent_key: str, name: str) -> str:
+    """Return the key of a new session. Raises grpc.RpcError."""
+    request = session_service_pb2.CreateSessionRequest(
+        agent_key=agent_key,
+        name=one_line(name, _NAME_MAX_CHARACTERS) or "Conversation",
+        request_id=new_request_id(),
+    )
+    return connection.call(connection.sessions.CreateSession, request).key
+
+
+def message_request(
+    agent_key: str, session_key: str, text: str
+) -> event_service_pb2.SendEventRequest:
+    """Return the request that says the text to the agent, and can be repeated safely."""
+    part = event_pb2.MessagePart(text=event_pb2.TextPart(content=text))
+    return event_service_pb2.SendEventRequest(
+        agent_key=agent_key,
+        session_key=session_key,
+        request_id=new_request_id(),
+        input_message=event_pb2.InputMessage(messages=[part]),
+    )
+
+
+def _inputs(caller: Caller, once: str | None) -> Iterator[str]:
+    """Yield what is typed, or each line of stdin; nothing of lines without text."""
+    if once is not None:
+        if not once.strip():
+            raise Mistake("--once: there is nothing to send")
+        yield as_utf8(once)
+        return
+    lines = _typed() if sys.stdin.isatty() else _piped(caller)
+    for line in lines:
+        if line.strip():
+            yield as_utf8(line)
+
+
+def _typed() -> Iterator[str]:
+    with suppress(ImportError):
+        # From then on input() has line editing and a history.
+        import readline  # noqa: F401, PLC0415 - not on every system
+    while True:
+        try:
+            yield input(PROMPT)
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+
+
+def _piped(caller: Caller) -> Iterator[str]:
+    for raw in sys.stdin.buffer:
+        line = raw.decode("utf-8", "replace").rstrip("\r\n")
+        if line.strip():
+            caller.out.print(PROMPT + plain(line), soft_wrap=True)
+        yield line

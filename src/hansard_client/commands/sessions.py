@@ -1,0 +1,118 @@
+"""`hansard sessions`: conversations with an agent."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from hansard.v1 import session_pb2, session_service_pb2
+from hansard_client.commands.common import (
+    LIMIT_DEFAULT,
+    AgentKey,
+    Caller,
+    Limit,
+    SessionKey,
+    Yes,
+    command,
+    parse,
+)
+from hansard_client.connection import new_request_id
+from hansard_client.errors import Mistake
+from hansard_client.paging import all_pages
+from hansard_client.rendering import Column, moment
+
+app = typer.Typer(help="Sessions: conversations with an agent.", no_args_is_help=True)
+
+
+def _status(session: session_pb2.Session) -> str:
+    return session_pb2.SessionStatus.Name(session.status).removeprefix("SESSION_STATUS_")
+
+
+_COLUMNS = (
+    Column("KEY", lambda session: session.key, whole=True),
+    Column("NAME", lambda session: session.name),
+    Column("STATUS", _status),
+    Column("EVENTS", lambda session: str(session.last_sequence), right=True),
+    Column("CREATED", lambda session: moment(session.created_at)),
+)
+
+
+def _list(
+    caller: Caller,
+    agent: AgentKey,
+    *,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option(help="Regular expression that name or description match.")
+    ] = "",
+    limit: Limit = LIMIT_DEFAULT,
+) -> None:
+    """List the sessions of an agent, the newest first."""
+    request = session_service_pb2.ListSessionsRequest(agent_key=agent, filter=filter)
+    connection = caller.connection
+    sessions = all_pages(
+        lambda page: connection.call(connection.sessions.ListSessions, page),
+        request,
+        "sessions",
+        limit,
+    )
+    caller.show(_COLUMNS, sessions, limit=limit)
+
+
+def _get(caller: Caller, agent: AgentKey, session: SessionKey) -> None:
+    """Show a session."""
+    request = session_service_pb2.GetSessionRequest(agent_key=agent, session_key=session)
+    caller.show_one(caller.connection.call(caller.connection.sessions.GetSession, request))
+
+
+def _create(
+    caller: Caller,
+    agent: AgentKey,
+    *,
+    name: Annotated[str, typer.Option(help="What people call it.")],
+    key: Annotated[str, typer.Option(help="Its key; left out, it is made from the name.")] = "",
+    description: Annotated[str, typer.Option(help="What it is about.")] = "",
+    metadata: Annotated[str, typer.Option(help="A JSON object to keep with it.")] = "",
+    tti_minutes: Annotated[
+        int, typer.Option(help="Deleted after so long without an event; 0: never.", min=0)
+    ] = 0,
+) -> None:
+    """Create a session."""
+    fields: dict[str, Any] = {
+        "agent_key": agent,
+        "name": name,
+        "key": key,
+        "description": description,
+        "tti_minutes": tti_minutes,
+        "request_id": new_request_id(),
+    }
+    if metadata:
+        fields["metadata"] = _object(metadata)
+    request = parse(session_service_pb2.CreateSessionRequest(), fields, "session")
+    made = caller.connection.call(caller.connection.sessions.CreateSession, request)
+    caller.show(_COLUMNS, [made])
+
+
+def _delete(caller: Caller, agent: AgentKey, session: SessionKey, *, yes: Yes = False) -> None:
+    """Delete a session with its events and artifacts."""
+    caller.confirm(f"The session {session} and all that it holds will be deleted.", yes=yes)
+    request = session_service_pb2.DeleteSessionRequest(agent_key=agent, session_key=session)
+    caller.connection.call(caller.connection.sessions.DeleteSession, request)
+    caller.say(f"Deleted: {session}")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"metadata: {error}") from None
+    if not isinstance(value, dict):
+        raise Mistake("metadata: must be a JSON object")
+    return value
+
+
+command(app, "list")(_list)
+command(app, "get")(_get)
+command(app, "create")(_create)
+command(app, "delete")(_delete)
