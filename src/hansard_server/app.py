@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -21,8 +20,6 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio as reflection
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
 
 from hansard.v1 import (
     agent_service_pb2,
@@ -49,13 +46,9 @@ from hansard_server.artifacts.sweep import ArtifactSweep
 from hansard_server.artifacts.upload import Uploader
 from hansard_server.config import ConfigurationMistake, Settings, check_exposure
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.records import SessionRecord
-from hansard_server.lifecycle import AlreadyLocked, Calls, Closers, Drain, ProcessLock, cancel
+from hansard_server.lifecycle import Calls, Closers, Drain, cancel
 from hansard_server.repository.api import Store
-from hansard_server.repository.sql.engine import make_engine
-from hansard_server.repository.sql.migrations import SchemaMismatch, migrate
-from hansard_server.repository.sql.store import SqlStore
 from hansard_server.resources.agents import Agents
 from hansard_server.resources.paging import PageTokens
 from hansard_server.resources.sessions import Sessions
@@ -68,6 +61,7 @@ from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, 
 from hansard_server.servicers.sessions import SessionServicer
 from hansard_server.servicers.turns import TurnServicer
 from hansard_server.servicers.validation import Validation
+from hansard_server.stores import CannotStart, open_store, sqlite_path
 from hansard_server.turns.context import ContextLoader
 from hansard_server.turns.engine import EngineSettings, TurnEngine
 from hansard_server.turns.feeds import Feeds
@@ -83,10 +77,6 @@ _CALLS_SHARE = 0.6
 _STOP_GRACE_S = 0.1
 # Of what is left then, running turns may take this part to come to their end.
 _TURNS_SHARE = 0.7
-
-
-class CannotStart(Exception):  # noqa: N818 - reads as what happened
-    """Something outside the settings keeps the server from starting; one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +147,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, closers = self._settings, self._closers
-        store = await _open_store(settings, closers, self._clock)
+        store = await open_store(settings, closers, self._clock)
         tokens = PageTokens(await asyncio.to_thread(_page_token_secret, settings))
         sweeper = Sweeper(
             store,
@@ -172,8 +162,11 @@ class Server:
         )
         self._run("artifact_sweep", artifact_sweep.run())
         feeds = Feeds()
-        closers.add("feeds", feeds.follow(store))
         engine = _engine(settings, store, feeds, blobs, self._clock)
+        listening = ExitStack()
+        listening.enter_context(store.listen(feeds.on_change))
+        listening.enter_context(store.listen(engine.on_change))
+        closers.add("listening", partial(asyncio.to_thread, listening.close))
         await engine.open()
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
         self._run("drain_watch", self._tell_streams(feeds, engine))
@@ -346,72 +339,6 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
-
-
-async def _open_store(settings: Settings, closers: Closers, clock: Clock) -> Store:
-    sqlite_file = sqlite_path(settings.store_url)
-    if sqlite_file is not None and settings.reuse_port:
-        raise ConfigurationMistake("reuse_port: a SQLite database is for one process")
-    try:
-        await asyncio.to_thread(settings.data_dir.mkdir, parents=True, exist_ok=True)
-        if sqlite_file is not None:
-            await asyncio.to_thread(_take, sqlite_file, settings, closers)
-            await asyncio.to_thread(migrate_store, settings.store_url)
-        store = await SqlStore.open(settings.store_url, clock=clock)
-    except ValueError as error:
-        raise ConfigurationMistake(f"store: {error}") from None
-    except OSError as error:
-        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
-    except SchemaMismatch as error:
-        raise CannotStart(f"store: {error} (hansard migrate --store …)") from None
-    except StoreUnavailable:
-        raise CannotStart("store: the database does not answer") from None
-    closers.add("store", store.close)
-    return store
-
-
-def _take(sqlite_file: Path, settings: Settings, closers: Closers) -> None:
-    """Lock the data folder and the database, which may lie elsewhere, for this process."""
-    sqlite_file.parent.mkdir(parents=True, exist_ok=True)
-    for path in (
-        settings.data_dir / "serve.lock",
-        sqlite_file.with_name(f"{sqlite_file.name}.lock"),
-    ):
-        try:
-            lock = ProcessLock(path)
-        except AlreadyLocked:
-            raise CannotStart(
-                f"{path.parent}: another hansard serves from here; a SQLite database is for one"
-                " process"
-            ) from None
-        closers.add("lock", partial(asyncio.to_thread, lock.release))
-
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite URL; None for any other URL, even one that can't be read."""
-    with suppress(Exception):
-        parsed = make_url(url)
-        if parsed.drivername == "sqlite" and parsed.database:
-            return Path(parsed.database)
-    return None
-
-
-def migrate_store(url: str) -> None:
-    """Bring the database's schema to this version. Raises ConfigurationMistake, CannotStart."""
-    try:
-        engine = make_engine(url)
-    except ValueError as error:
-        raise ConfigurationMistake(f"store: {error}") from None
-    try:
-        migrate(engine)
-    except SchemaMismatch as error:
-        raise CannotStart(f"store: {error}") from None
-    except DBAPIError as error:
-        # For the operator alone; parameters are hidden.
-        words = str(error.orig).strip().splitlines() or [type(error).__name__]
-        raise CannotStart(f"store: {words[0]}") from None
-    finally:
-        engine.dispose()
 
 
 def _page_token_secret(settings: Settings) -> bytes:

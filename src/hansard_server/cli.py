@@ -24,7 +24,7 @@ from hansard_client import commands
 from hansard_client.connection import Connection
 from hansard_client.demo import Demo
 from hansard_server import __version__, telemetry
-from hansard_server.app import CannotStart, Server, migrate_store, sqlite_path
+from hansard_server.app import Server
 from hansard_server.config import (
     CONFIG_VARIABLE,
     ConfigurationMistake,
@@ -32,6 +32,7 @@ from hansard_server.config import (
     load,
     split_listen,
 )
+from hansard_server.stores import CannotStart, migrate_store, sqlite_path
 
 EXIT_MISTAKE = 2
 EXIT_CANNOT_START = 3

@@ -17,7 +17,7 @@ _STRINGS = st.one_of(
         [
             *("", "a", "s", "a\n", "\0", "..", "*", "name", "metadata", "x" * 300, "(a+)+$", "["),
             *("tool_configurations", "tool_configurations.t", "hansard/extractive", "\U0010ffff"),
-            *("‮", "é" * 255, "'; DROP TABLE agents; --", "%00", "${session.metadata.x}"),
+            *("\u202e", "é" * 255, "'; DROP TABLE agents; --", "%00", "${session.metadata.x}"),
         ]
     ),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
@@ -82,11 +82,11 @@ def _fill(draw: st.DrawFn, message: Any, field: FieldDescriptor, levels: int) ->
     for _ in range(count):
         if kind is not None:
             if levels:
-                value = draw(hostile(kind, levels - 1))
+                part = draw(hostile(kind, levels - 1))
                 if field.is_repeated:
-                    getattr(message, field.name).append(value)
+                    getattr(message, field.name).append(part)
                 else:
-                    getattr(message, field.name).CopyFrom(value)
+                    getattr(message, field.name).CopyFrom(part)
             continue
         scalar = draw(_scalar(field))
         if field.is_repeated:

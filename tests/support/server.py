@@ -1,4 +1,4 @@
-"""Servers for tests: one in this process, on a port of its own; and `hansard serve` as a process."""
+"""Servers for tests: one in this process on a port of its own; `hansard serve` as a process."""
 
 from __future__ import annotations
 

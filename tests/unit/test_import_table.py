@@ -47,6 +47,10 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.app": ANYTHING,
     "hansard_server.cli": ANYTHING,
     # Beside them.
+    "hansard_server.stores": (
+        *("hansard_server.config", "hansard_server.lifecycle", "CORE"),
+        *("hansard_server.repository.sql", "SQL"),
+    ),
     "hansard_server.__init__": (),
     "hansard_server.__main__": ("hansard_server.cli",),
     "hansard_server.config": ("hansard_server.domain", "pydantic", "pydantic_settings"),
@@ -66,7 +70,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
         *("hansard_server.domain", "MESSAGES", "WATCHED"),
-        *("airspeed", "markitdown", "mcp", "pydantic", "pydantic_ai", "re2"),
+        *("airspeed", "jsonschema", "markitdown", "mcp", "pydantic", "pydantic_ai", "re2"),
     ),
     # The client of agents that run elsewhere.
     "hansard_server.agents.remote": (
@@ -74,8 +78,12 @@ TABLE: dict[str, tuple[str, ...]] = {
         "GRPC",
     ),
     "hansard_server.resources": ("CORE", "MESSAGES", "WATCHED", "re2"),
-    "hansard_server.turns": ("CORE", "hansard_server.agents", "MESSAGES", "WATCHED"),
-    "hansard_server.artifacts": ("CORE", "MESSAGES", "WATCHED", "obstore"),
+    "hansard_server.turns": (
+        *("CORE", "hansard_server.agents", "hansard_server.resources", "MESSAGES", "WATCHED"),
+    ),
+    "hansard_server.artifacts": (
+        *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "obstore", "puremagic"),
+    ),
     "hansard_server.corpora": ("CORE", "MESSAGES", "WATCHED", "sqlglot"),
     "hansard_server.access": ("CORE", "MESSAGES", "WATCHED", "limits"),
     "hansard_server.servicers": (

@@ -52,4 +52,4 @@ async def plain(databases: Databases, tmp_path: Path) -> AsyncIterator[Running]:
 def agent_request(**fields: object) -> agent_service_pb2.CreateAgentRequest:
     """Return a request that creates an agent, with these fields instead of the usual ones."""
     usual: dict[str, object] = {"name": "Support", "model": {"name": "hansard/extractive"}}
-    return agent_service_pb2.CreateAgentRequest(**{**usual, **fields})  # type: ignore[arg-type]
+    return agent_service_pb2.CreateAgentRequest(**{**usual, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import grpc
 import pytest
@@ -197,7 +198,7 @@ async def test_update_is_held_to_what_the_server_can_do(
 
 
 async def test_update_may_not_make_more_tools_than_an_agent_has(plain: Running) -> None:
-    tools = {f"t{number}": {"artifact_read": {}} for number in range(128)}
+    tools: dict[str, Any] = {f"t{number}": {"artifact_read": {}} for number in range(128)}
     await plain.agents.CreateAgent(agent_request(key="a", tool_configurations=tools))
     body = agent_pb2.Agent(key="a", tool_configurations={"more": {"artifact_read": {}}})
     refused = await failure(

@@ -18,7 +18,7 @@ ListAgents = agent_service_pb2.ListAgentsRequest
 Update = agent_service_pb2.UpdateAgentRequest
 EMOJI = "\N{GRINNING FACE}"
 KIB = 1024
-TOOLS = {"artifact_grep": {}}
+TOOLS: dict[str, Any] = {"artifact_grep": {}}
 
 
 def nested(levels: int) -> dict[str, Any]:

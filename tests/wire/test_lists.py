@@ -31,7 +31,7 @@ async def make_sessions(hansard: Running, count: int, **fields: object) -> list[
     """Create an agent `a` with so many sessions; return their keys in the order of creation."""
     await hansard.agents.CreateAgent(agent_request(key="a"))
     for number in range(count):
-        request = Create(agent_key="a", key=f"s{number}", name=f"session {number}", **fields)  # type: ignore[arg-type]
+        request = Create(agent_key="a", key=f"s{number}", name=f"session {number}", **fields)
         await hansard.sessions.CreateSession(request)
     return [f"s{number}" for number in range(count)]
 
@@ -132,10 +132,10 @@ async def test_filters_hold_together(hansard: Running) -> None:
         "s3": {"name": "ORDER 12", "metadata": {"n": "1"}, "enabled": False},
         "s4": {"name": "Order 1", "metadata": {"n": 1, "deep": {"a": [1, {"one": 1}]}}},
     }.items():
-        await hansard.sessions.CreateSession(Create(agent_key="a", key=key, **fields))  # type: ignore[arg-type]
+        await hansard.sessions.CreateSession(Create(agent_key="a", key=key, **fields))
 
     async def found(**conditions: object) -> set[str]:
-        request = ListSessions(agent_key="a", **conditions)  # type: ignore[arg-type]
+        request = ListSessions(agent_key="a", **conditions)
         return set(await list_keys(hansard, request))
 
     assert await found(filter="rder 12") == {"s1", "s2"}
@@ -174,7 +174,7 @@ async def test_agents_are_filtered_likewise(hansard: Running) -> None:
         ({"enabled": False}, ["b"]),
         ({"order": paging_pb2.SORT_ORDER_ASCENDING}, ["a", "b"]),
     ):
-        listed = await hansard.agents.ListAgents(ListAgents(**conditions))  # type: ignore[arg-type]
+        listed = await hansard.agents.ListAgents(ListAgents(**conditions))
         assert [agent.key for agent in listed.agents] == keys
 
 
@@ -213,7 +213,7 @@ async def test_token_is_bound_to_its_query(hansard: Running) -> None:
 
     async def refused(**changes: object) -> Failure:
         other = ListSessions(agent_key="a", page_size=1, metadata={}, page_token=token)
-        other.MergeFrom(ListSessions(**changes))  # type: ignore[arg-type]
+        other.MergeFrom(ListSessions(**changes))
         return await failure(hansard.sessions.ListSessions(other))
 
     flipped = token[:-1] + ("A" if token[-1] != "A" else "Q")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -42,12 +43,12 @@ async def test_serve_starts_from_nothing_and_stops_clean(tmp_path: Path) -> None
     with serve_process("--listen", "127.0.0.1:0", "--data-dir", str(data)) as served:
         address = served.wait_for("serving")["address"]
         async with open_channel(address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)
             checked = await health.Check(
                 health_pb2.HealthCheckRequest(service="hansard.v1.AgentService")
             )
             assert checked.status == health_pb2.HealthCheckResponse.SERVING
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
             info = stub.ServerReflectionInfo(
                 iter(
                     [Reflect(list_services=""), Reflect(file_containing_symbol="hansard.v1.Agent")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 
 import grpc
 import pytest
@@ -113,14 +114,15 @@ async def test_what_is_not_there_is_said(hansard: Running, agent: str) -> None:
     ):
         assert (await failure(call)).reason == "SESSION_NOT_FOUND"
     body.agent_key = "nobody"
-    for call in (
+    calls: tuple[Awaitable[object], ...] = (
         hansard.sessions.GetSession(Get(agent_key="nobody", session_key="s")),
         hansard.sessions.DeleteSession(Delete(agent_key="nobody", session_key="s")),
         hansard.sessions.UpdateSession(Update(session=body, update_mask={"paths": ["name"]})),
         hansard.sessions.CreateSession(Create(agent_key="nobody", name="x")),
         hansard.sessions.ListSessions(session_service_pb2.ListSessionsRequest(agent_key="nobody")),
-    ):
-        assert (await failure(call)).reason == "AGENT_NOT_FOUND"
+    )
+    for named in calls:
+        assert (await failure(named)).reason == "AGENT_NOT_FOUND"
 
 
 async def test_deleted_session_is_gone_and_its_key_free(hansard: Running, agent: str) -> None:
