@@ -65,7 +65,7 @@ def describe(error: grpc.RpcError, target: str) -> str:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{one_line(target)} did not answer in time (--timeout)"
-    return one_line(f"{code.name if code else 'UNKNOWN'}: {words}", _LINE_MAX_CHARACTERS)
+    return one_line(f"{code.name}: {words}", _LINE_MAX_CHARACTERS)
 
 
 def _call(error: grpc.RpcError) -> grpc.Call | None:
