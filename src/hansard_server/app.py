@@ -281,6 +281,7 @@ def _engine(
             clock=clock,
         )
 
+    limits = AgentLimits(event_max_bytes=settings.event_max_bytes)
     return TurnEngine(
         store,
         feeds,
@@ -288,10 +289,10 @@ def _engine(
             run_agent,
             models=ModelCatalog(),
             tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
-            limits=AgentLimits(event_max_bytes=settings.event_max_bytes),
+            limits=limits,
         ),
         load_context=ContextLoader(store, open_files).load,
-        settings=EngineSettings(lease_s=settings.lease_s),
+        settings=EngineSettings(lease_s=settings.lease_s, text_max_bytes=limits.text_max_bytes),
         alone=sqlite_path(settings.store_url) is not None,
     )
 

@@ -84,7 +84,7 @@ CASES = {
     "find_idle_queues": Case(
         lambda tx: tx.find_idle_queues(10), ("turns_waiting", "session_heads")
     ),
-    "renew_leases": Case(lambda tx: tx.renew_leases("me", 5), ("turns_running",)),
+    "renew_leases": Case(lambda tx: tx.renew_leases("me", ["trn_1"], 5), ("turns_running",)),
     "get_artifact": Case(lambda tx: tx.get_artifact(*HERE, "art_1"), ("artifacts",)),
     "get_artifacts": Case(lambda tx: tx.get_artifacts(*HERE, ["a", "b"]), ("artifacts",)),
     "scan_artifacts": Case(

@@ -221,7 +221,7 @@ async def test_deletion_interrupts_the_unfinished_turns_of_that_session(store: S
         assert found == expected
 
 
-# Expiry -------------------------------------------------------------------------------------
+# Expiry -------------------------------------------------------------------------------------------
 
 
 MINUTE = 60_000_000

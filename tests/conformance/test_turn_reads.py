@@ -157,11 +157,12 @@ async def test_leases_are_renewed_for_their_owner_alone(store: Store) -> None:
     await with_turns(store, [turn(1, TurnStatus.RUNNING)], owner="me", lease_until=1_000)
     await with_turns(store, [turn(2, TurnStatus.RUNNING)], owner="you", lease_until=1_000)
     await with_turns(store, [turn(3, TurnStatus.COMPLETED)])
+    await with_turns(store, [turn(4, TurnStatus.RUNNING)], owner="me", lease_until=1_000)
 
     def renew(tx: WriteTx) -> int:
         connection: Any = tx.connection  # type: ignore[attr-defined]
         before = connection.execute(select(database_now_us())).scalar_one()
-        tx.renew_leases("me", 30.5)
+        tx.renew_leases("me", ["trn_1", "trn_2", "trn_3"], 30.5)
         return int(before)
 
     before = await store.write(renew)
@@ -170,6 +171,8 @@ async def test_leases_are_renewed_for_their_owner_alone(store: Store) -> None:
     assert before + 30_500_000 <= leases["trn_1"] <= before + 40_000_000
     assert leases["trn_2"] == 1_000
     assert leases["trn_3"] is None
+    # The owner has it without knowing: nobody works on it, so its lease must run out.
+    assert leases["trn_4"] == 1_000
 
 
 async def test_database_clock_is_the_machine_clock_nearly(store: Store) -> None:

@@ -22,7 +22,7 @@ SendRequest = event_service_pb2.SendEventRequest
 SendResponse = event_service_pb2.SendEventResponse
 WatchResponse = event_service_pb2.WatchEventsResponse
 
-THOUGHT = "I think about it: α, 中, 🙂. " * 3
+THOUGHT = "I think about it: ä, 中, 🙂. " * 3
 ANSWER = "Here is the answer, character by character — naïve café 🎉 " * 4
 TWENTY_DELTAS = [
     {"thinking": {"content": THOUGHT, "delta_count": 10}},
@@ -47,7 +47,7 @@ class Talk:
         self.server = server
         self.agent_key = agent_key
         self.session_key = session_key
-        self.keys = {"agent_key": agent_key, "session_key": session_key}
+        self.keys: dict[str, Any] = {"agent_key": agent_key, "session_key": session_key}
         self.uid = ""
 
     async def begin(

@@ -251,7 +251,7 @@ async def test_bad_lists(hansard: Running) -> None:
         ({"page_token": token, "types": ["custom"]}, "INVALID_PAGE_TOKEN"),
         ({"page_token": token, "order": 2}, "INVALID_PAGE_TOKEN"),
     ):
-        assert (await failure(talk.events(**fields))).reason == reason  # type: ignore[arg-type]
+        assert (await failure(talk.events(**fields))).reason == reason
     foreign = event_service_pb2.ListEventsRequest(page_token=token, **other.keys)
     assert (await failure(hansard.events.ListEvents(foreign))).reason == "INVALID_PAGE_TOKEN"
     more = event_service_pb2.ListEventsRequest(page_token=token, page_size=2, **talk.keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from tests.support.talk import (
 )
 from tests.wire.conftest import agent_request
 
+SEED = 5
 PAUSED = [{"agent_output": {"deltas": ["one ", "two"], "pause_ms": 150}}]
 
 
@@ -333,6 +335,26 @@ async def test_client_that_goes_away_misses_nothing(hansard: Running) -> None:
     assert len(await talk.turns()) == 1
 
 
+async def test_clients_that_go_away_at_any_moment_leave_no_session_busy(hansard: Running) -> None:
+    talk = await Talk(hansard).begin(TWENTY_DELTAS)
+    rng = random.Random(SEED)
+    sessions = [await talk.another(f"s{number}").open_session() for number in range(30)]
+
+    async def send_and_leave(session: Talk) -> None:
+        stream = session.stream("A", request_id="r")
+        reading = asyncio.ensure_future(_drain(stream))
+        await asyncio.wait([reading], timeout=rng.random() * 0.05)
+        stream.cancel()
+        await asyncio.wait([reading])
+
+    await asyncio.gather(*(send_and_leave(session) for session in sessions))
+    for session in sessions:
+        again = await session.send("A", request_id="r")
+        check_turn(again)
+        assert again[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
+        assert len(await session.events()) == 3
+
+
 # Bad input ----------------------------------------------------------------------------------------
 
 
@@ -373,7 +395,7 @@ async def test_bad_input_is_refused_and_nothing_stored(
     usual = {**talk.keys, "input_message": message("A"), "request_id": "r"}
     if {"interrupt", "compact"} & fields.keys():
         del usual["input_message"]
-    request = event_service_pb2.SendEventRequest(**{**usual, **fields})  # type: ignore[arg-type]
+    request = event_service_pb2.SendEventRequest(**{**usual, **fields})
     refused = await failure(_drain(hansard.events.SendEvent(request)))
     assert (refused.code, refused.reason) == (code, reason)
     assert await talk.events() == []
@@ -461,28 +483,28 @@ async def test_turn_reads(hansard: Running) -> None:
     talk = await Talk(hansard).begin(TWENTY_DELTAS)
     ended = [(await talk.send(f"{n}"))[-1].turn_end.turn for n in range(3)]
     assert await talk.turns() == ended
-    get = turn_service_pb2.GetTurnRequest(**talk.keys, turn_id=ended[1].id)  # type: ignore[arg-type]
+    get = turn_service_pb2.GetTurnRequest(**talk.keys, turn_id=ended[1].id)
     assert await hansard.turns.GetTurn(get) == ended[1]
     for fields, reason in (
         ({"turn_id": "trn_no"}, "TURN_NOT_FOUND"),
         ({"session_key": "no"}, "SESSION_NOT_FOUND"),
     ):
-        wrong = turn_service_pb2.GetTurnRequest(**{**talk.keys, "turn_id": "trn_a", **fields})  # type: ignore[arg-type]
+        wrong = turn_service_pb2.GetTurnRequest(**{**talk.keys, "turn_id": "trn_a", **fields})
         assert (await failure(hansard.turns.GetTurn(wrong))).reason == reason
     page = await hansard.turns.ListTurns(
-        turn_service_pb2.ListTurnsRequest(**talk.keys, page_size=2, order=2)  # type: ignore[arg-type]
+        turn_service_pb2.ListTurnsRequest(**talk.keys, page_size=2, order=2)
     )
     rest = await hansard.turns.ListTurns(
         turn_service_pb2.ListTurnsRequest(
             **talk.keys,
             page_size=2,
             order=2,
-            page_token=page.next_page_token,  # type: ignore[arg-type]
+            page_token=page.next_page_token,
         )
     )
     assert [*page.turns, *rest.turns] == ended[::-1]
     assert not rest.next_page_token
-    failed = turn_service_pb2.ListTurnsRequest(**talk.keys, statuses=[5])  # type: ignore[arg-type]
+    failed = turn_service_pb2.ListTurnsRequest(**talk.keys, statuses=[5])
     assert not (await hansard.turns.ListTurns(failed)).turns
 
 

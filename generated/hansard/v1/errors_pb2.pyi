@@ -35,7 +35,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INVALID_MESSAGE_CONTENT: _ErrorReason.ValueType  # 3
     """Cause: the content of an input or of a draft is not acceptable: empty, not JSON where JSON is
-    asked for, of a kind that only the service writes, or over its limit.
+    asked for, or of a kind that only the service writes.
     Client: mend it. Retry: no.
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 4
@@ -180,7 +180,7 @@ Client: mend it; keep large whole numbers as strings. Retry: no.
 """
 ERROR_REASON_INVALID_MESSAGE_CONTENT: ErrorReason.ValueType  # 3
 """Cause: the content of an input or of a draft is not acceptable: empty, not JSON where JSON is
-asked for, of a kind that only the service writes, or over its limit.
+asked for, or of a kind that only the service writes.
 Client: mend it. Retry: no.
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 4

@@ -21,7 +21,7 @@ class TextKind(Enum):
     OUTPUT = "agent_output"
 
 
-# What a model says, part by part ----------------------------------------------------------------
+# What a model says, part by part ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class ModelFailed(Exception):  # noqa: N818 - reads as what happened
     """The model can't go on; the message is for people and holds no secret."""
 
 
-# Tools ------------------------------------------------------------------------------------------
+# Tools --------------------------------------------------------------------------------------------
 
 
 class SessionFiles(Protocol):
@@ -161,7 +161,7 @@ class Tool(Protocol):
         ...
 
 
-# The turn ---------------------------------------------------------------------------------------
+# The turn -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRecord:
-    """An agent. `configuration` (model, first_step, tools) and `metadata` are serialized messages."""
+    """An agent. `configuration` (model, first_step, tools) and `metadata` are serialized."""
 
     tenant: str
     uid: str

@@ -25,8 +25,8 @@ from hansard_server.domain.records import (
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
-    Appended,
     AppendDrafts,
+    Appended,
     Finished,
     FinishTurn,
     Recorded,
@@ -107,7 +107,7 @@ class ArtifactTotals:
 class ReadTx(Protocol):
     """Reads, all of one moment."""
 
-    # Agents -----------------------------------------------------------------------------------
+    # Agents ---------------------------------------------------------------------------------------
 
     def get_agent(self, tenant: str, agent_key: str) -> AgentRecord:
         """Return the agent. Raises AgentNotFound."""
@@ -125,11 +125,12 @@ class ReadTx(Protocol):
         """Return at most `scan.limit` agents."""
         ...
 
-    # Sessions ---------------------------------------------------------------------------------
+    # Sessions -------------------------------------------------------------------------------------
 
     def resolve_session(self, name: SessionName) -> SessionRef:
         """Return the session by its keys. Raises AgentNotFound, SessionNotFound (also when
-        `name.uid` is given and another)."""
+        `name.uid` is given and another).
+        """
         ...
 
     def get_session(self, tenant: str, agent_key: str, session_key: str) -> SessionView:
@@ -175,7 +176,13 @@ class ReadTx(Protocol):
         ...
 
     def scan_turns(
-        self, tenant: str, session_uid: str, *, after_number: int | None, descending: bool, limit: int
+        self,
+        tenant: str,
+        session_uid: str,
+        *,
+        after_number: int | None,
+        descending: bool,
+        limit: int,
     ) -> Sequence[TurnRecord]:
         """Return turns by number, beyond `after_number` in the direction of the scan."""
         ...
@@ -192,7 +199,7 @@ class ReadTx(Protocol):
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
         ...
 
-    # Artifacts ----------------------------------------------------------------------------------
+    # Artifacts ------------------------------------------------------------------------------------
 
     def get_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
         """Return the artifact. Raises ArtifactNotFound."""
@@ -228,7 +235,8 @@ class WriteTx(ReadTx, Protocol):
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:
         """Write a new agent. The caller has seen in this transaction that key and claim are free;
-        if somebody was faster, the store runs the whole decision again."""
+        if somebody was faster, the store runs the whole decision again.
+        """
         ...
 
     def update_agent(self, agent: AgentRecord) -> None:
@@ -266,8 +274,8 @@ class WriteTx(ReadTx, Protocol):
         """Remove the artifact, and return it. Raises ArtifactNotFound."""
         ...
 
-    def renew_leases(self, owner: str, duration_s: float) -> None:
-        """Renew the leases of all turns that the owner runs, by one statement."""
+    def renew_leases(self, owner: str, turn_ids: Sequence[str], duration_s: float) -> None:
+        """Renew the leases of these turns that the owner holds, by one statement."""
         ...
 
 
@@ -303,7 +311,8 @@ class Store(Protocol):
 
     async def write(self, decide: Callable[[WriteTx], T]) -> T:
         """Return the decision's result after its commit. It may run more than once, so it has no
-        side effect; a domain error that it raises comes back as it is."""
+        side effect; a domain error that it raises comes back as it is.
+        """
         ...
 
     @overload

@@ -22,6 +22,8 @@ from hansard_server.domain.records import (
     Usage,
 )
 
+NO_USAGE = Usage()
+
 
 class ClaimScope(IntEnum):
     """The call that a request_id was given to; ids of different calls never meet."""
@@ -106,8 +108,9 @@ class AppendDrafts:
     Raises, checked in this order: AgentNotFound, SessionNotFound; RequestIdReused, or the first
     answer again when the claim was made with this fingerprint; AgentDisabled, SessionDisabled;
     SessionBusy while a turn is unfinished and any draft is not CUSTOM, unless `while_busy`;
-    SequenceMismatch (metadata `last_sequence`); QuotaExceeded for the `upload`'s files; EventAlreadyExists when a given id has another type or payload, or a
-    tool_input's call id is taken; ToolCallNotPending for a tool_output whose call is not open.
+    SequenceMismatch (metadata `last_sequence`); QuotaExceeded for the `upload`'s files;
+    EventAlreadyExists when a given id has another type or payload, or a tool_input's call id is
+    taken; ToolCallNotPending for a tool_output whose call is not open.
     A draft whose given id, type and payload are stored already is answered with where it is and
     written no second time.
     """
@@ -175,7 +178,7 @@ class RecordStep:
 
     turn: TurnRef
     drafts: tuple[Draft, ...]
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +203,7 @@ class FinishTurn:
     close_call: CloseCall
     lease: Lease
     drafts: tuple[Draft, ...] = ()
-    usage: Usage = Usage()
+    usage: Usage = NO_USAGE
     error: bytes = b""
     start_next: bool = True
 
@@ -242,5 +245,5 @@ class StartNext:
 Command = AppendDrafts | AcceptInput | RecordStep | FinishTurn | TakeTurn | StartNext
 
 
-class LeaseLost(Exception):  # noqa: N818 - a state of affairs, as in every text on leases
+class LeaseLost(Exception):  # noqa: N818 - a state of affairs
     """The turn is in other hands, or has ended: whoever gets this stops working on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
@@ -31,8 +32,9 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> AsyncIterator[bytes]:
         """See the contract."""
         stream = SendStream(request.agent_key, request.session_key)
-        async for accepted, item in self._inputs.send(current_tenant(), request):
-            yield stream.encode(accepted, item)
+        async with aclosing(self._inputs.send(current_tenant(), request)) as items:
+            async for accepted, item in items:
+                yield stream.encode(accepted, item)
 
     async def AppendEvents(
         self, request: event_service_pb2.AppendEventsRequest, _context: Context
@@ -66,23 +68,24 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> AsyncIterator[bytes]:
         """See the contract."""
         stream = WatchStream(request.agent_key, request.session_key, request.after_sequence)
-        async for session_uid, item in self._queries.watch(current_tenant(), request):
-            yield stream.encode(session_uid, item)
+        async with aclosing(self._queries.watch(current_tenant(), request)) as items:
+            async for session_uid, item in items:
+                yield stream.encode(session_uid, item)
 
     async def HideEvent(
-        self, request: event_service_pb2.HideEventRequest, _context: Context
+        self, _request: event_service_pb2.HideEventRequest, _context: Context
     ) -> event_pb2.Event:
         """See the contract."""
         raise _later("HideEvent")
 
     async def UnhideEvent(
-        self, request: event_service_pb2.UnhideEventRequest, _context: Context
+        self, _request: event_service_pb2.UnhideEventRequest, _context: Context
     ) -> event_pb2.Event:
         """See the contract."""
         raise _later("UnhideEvent")
 
     async def DeleteEvent(
-        self, request: event_service_pb2.DeleteEventRequest, _context: Context
+        self, _request: event_service_pb2.DeleteEventRequest, _context: Context
     ) -> event_service_pb2.DeleteEventResponse:
         """See the contract."""
         raise _later("DeleteEvent")

@@ -40,7 +40,7 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         )
 
     async def CancelTurn(
-        self, request: turn_service_pb2.CancelTurnRequest, _context: Context
+        self, _request: turn_service_pb2.CancelTurnRequest, _context: Context
     ) -> turn_pb2.Turn:
         """See the contract."""
         msg = "this server does not serve CancelTurn yet"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from google.protobuf import struct_pb2
-from hansard.v1 import agent_pb2, session_pb2
 
+from hansard.v1 import agent_pb2, session_pb2
 from hansard_server.agents.api import SessionFiles, TurnContext
 from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hansard.v1 import artifact_pb2, event_pb2
-
 from hansard_server.agents.json_text import NotJson, parse_json
 from hansard_server.domain.errors import (
     ArtifactNotFound,
@@ -79,7 +78,7 @@ def draft_references(drafts: Iterable[event_pb2.EventDraft]) -> list[Reference]:
 
 
 def check_input(message: event_pb2.InputMessage, path: str, limits: Limits) -> None:
-    """Raise InvalidMessageContent for an input that says nothing, PayloadTooLarge for a long one."""
+    """Raise InvalidMessageContent for an input that says nothing, PayloadTooLarge if long."""
     text_bytes = sum(len(part.text.content.encode()) for part in message.messages)
     if text_bytes > limits.input_max_bytes:
         raise PayloadTooLarge.of_field(

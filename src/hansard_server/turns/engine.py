@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -23,7 +23,7 @@ from hansard_server.domain.errors import (
 )
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.records import TurnRecord, TurnStatus, Usage
-from hansard_server.repository.api import Store
+from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (
     Finished,
     FinishTurn,
@@ -32,7 +32,7 @@ from hansard_server.repository.commands import (
     StartNext,
     TakeTurn,
 )
-from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.feeds import Feeds, SessionUid
 from hansard_server.turns.payloads import close_call
 from hansard_server.turns.recorder import Recorder, turn_ref
 
@@ -50,11 +50,17 @@ LoadContext = Callable[[TurnRecord], Awaitable[TurnContext]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Times of the engine, in seconds, and the size of a text that becomes one event."""
+    """Settings of the engine.
 
-    lease_s: float = 30.0
+    Attributes:
+        lease_s: how long a turn is left to an owner that gives no sign of life.
+        text_max_bytes: a text that grows larger becomes several events.
+        recovery_interval_s: how often turns and queues are looked for that nobody serves.
+    """
+
+    lease_s: float
+    text_max_bytes: int
     recovery_interval_s: float = 5.0
-    text_max_bytes: int = 1024 * 1024 - 64 * 1024
 
 
 class TurnEngine:
@@ -83,6 +89,8 @@ class TurnEngine:
         self._settings = settings
         self._alone = alone
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sessions: dict[SessionUid, str] = {}
+        self._lost: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -123,26 +131,54 @@ class TurnEngine:
 
     def start(self, turn: TurnRecord) -> None:
         """Run a turn whose lease this process was just given."""
+        session = (turn.tenant, turn.session_uid)
         task = asyncio.create_task(self._run(turn), name=f"turn-{turn.id}")
         self._tasks[turn.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(turn.id, None))
+        self._sessions[session] = turn.id
+
+        def forget(_: asyncio.Task[None]) -> None:
+            del self._tasks[turn.id]
+            self._lost.discard(turn.id)
+            # The next turn of the session may have begun by now.
+            if self._sessions.get(session) == turn.id:
+                del self._sessions[session]
+
+        task.add_done_callback(forget)
+
+    def on_change(self, change: Change) -> None:
+        """Stop working for a session that was deleted; to be given to Store.listen."""
+        if not change.deleted:
+            return
+        turn_id = self._sessions.get((change.tenant, change.session_uid))
+        if turn_id is not None:
+            self._lost.add(turn_id)
+            self._tasks[turn_id].cancel()
 
     async def recover(self, *, at_start: bool = False) -> None:
         """End turns that have lost their owner, and start what waits where nothing runs."""
         expired_only = not (at_start and self._alone)
-        for turn in await self._store.read(
-            lambda tx: tx.find_unfinished_turns(_RECOVERY_BATCH, expired_only=expired_only)
-        ):
-            if turn.id not in self._tasks:
-                await self._end_abandoned(turn, force=not expired_only)
-        for tenant, session_uid in await self._store.read(
-            lambda tx: tx.find_idle_queues(_RECOVERY_BATCH)
-        ):
-            next_turn = await self._store.submit(
-                StartNext(tenant=tenant, session_uid=session_uid, lease=self.lease)
+        found: Sequence[object] = [None] * _RECOVERY_BATCH
+        while len(found) == _RECOVERY_BATCH:
+            found = turns = await self._store.read(
+                lambda tx: tx.find_unfinished_turns(_RECOVERY_BATCH, expired_only=expired_only)
             )
-            if next_turn is not None:
-                self.start(next_turn)
+            abandoned = [turn for turn in turns if turn.id not in self._tasks]
+            await asyncio.gather(
+                *(self._end_abandoned(turn, force=not expired_only) for turn in abandoned)
+            )
+            if not abandoned:
+                break
+        found = [None] * _RECOVERY_BATCH
+        while len(found) == _RECOVERY_BATCH:
+            found = queues = await self._store.read(lambda tx: tx.find_idle_queues(_RECOVERY_BATCH))
+            await asyncio.gather(*(self._start_next(*session) for session in queues))
+
+    async def _start_next(self, tenant: str, session_uid: str) -> None:
+        next_turn = await self._store.submit(
+            StartNext(tenant=tenant, session_uid=session_uid, lease=self.lease)
+        )
+        if next_turn is not None:
+            self.start(next_turn)
 
     async def _keep(self) -> None:
         """Renew the leases, and look for turns and queues that nobody serves."""
@@ -150,16 +186,20 @@ class TurnEngine:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                if self._tasks:
-                    await self._store.write(
-                        lambda tx: tx.renew_leases(self.owner, self._settings.lease_s)
-                    )
+                await self._renew_leases()
                 if not self._draining:
                     await self.recover()
             except StoreUnavailable:
                 _log.warning("turn_keeper_waits", reason=StoreUnavailable.reason)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged with its traceback; the next round tries again
                 _log.exception("turn_keeper_failed")
+
+    async def _renew_leases(self) -> None:
+        # Of the turns that do run here, and no others: a lease that this process was given without
+        # hearing of it must run out.
+        if turn_ids := list(self._tasks):
+            lease_s = self._settings.lease_s
+            await self._store.write(lambda tx: tx.renew_leases(self.owner, turn_ids, lease_s))
 
     async def _end_abandoned(self, turn: TurnRecord, *, force: bool) -> None:
         try:
@@ -191,10 +231,12 @@ class TurnEngine:
                 _log.info("turn_lost", turn_id=turn.id)
                 return
             except asyncio.CancelledError:
+                if turn.id in self._lost:
+                    return
                 error = ServerShuttingDown("the server stopped while the turn was running")
             except DomainError as failure:
                 error = failure
-            except Exception:
+            except Exception:  # noqa: BLE001 - the turn says so, and the log has the traceback
                 log_id = random_tail(12)
                 _log.exception("turn_failed", turn_id=turn.id, log_id=log_id)
                 error = AgentProcessingFailed(f"the agent failed; the log has it under {log_id}")

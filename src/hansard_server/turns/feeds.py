@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.records import EventRecord, TurnRecord
-from hansard_server.repository.api import Change, Store
+from hansard_server.repository.api import Change
 
 TAIL_MAX_EVENTS = 64
 TAIL_MAX_BYTES = 256 * 1024
@@ -80,8 +80,9 @@ class SessionFeed:
         self.deleted = self.deleted or change.deleted
         self.wake()
 
-    def seed(self, event: EventRecord) -> None:
-        """Take in an event that was stored before the feed was in use."""
+    def seed(self, turn: TurnRecord, event: EventRecord) -> None:
+        """Take in a turn and its input, which were stored before the feed was in use."""
+        self.turns.setdefault(turn.id, turn)
         self._add(event)
 
     def events_after(self, sequence: int) -> list[EventRecord] | None:
@@ -93,7 +94,7 @@ class SessionFeed:
         return [event for event in self._tail if event.sequence > sequence]
 
     def changed_after(self, count: int) -> tuple[int, list[str]]:
-        """Return the ids of stored events that changed after the `count`-th change, and the count."""
+        """Return the count of changes, and the events that changed after the `count`-th one."""
         return self._changed_count, [id_ for number, id_ in self._changed if number > count]
 
     def _add(self, event: EventRecord) -> None:
@@ -134,17 +135,8 @@ class Feeds:
             if feed.users == 0:
                 del self._feeds[key]
 
-    def follow(self, store: Store) -> Callable[[], Awaitable[None]]:
-        """Take in every commit of the store from now on; what is returned ends that."""
-        listening = store.listen(self._apply)
-        listening.__enter__()
-
-        async def stop() -> None:
-            listening.__exit__(None, None, None)
-
-        return stop
-
-    def _apply(self, change: Change) -> None:
+    def on_change(self, change: Change) -> None:
+        """Take in what a commit did; to be given to Store.listen."""
         feed = self._feeds.get((change.tenant, change.session_uid))
         if feed is not None:
             feed.apply(change)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing, asynccontextmanager
 
 from hansard.v1 import event_pb2, event_service_pb2, turn_pb2
-
 from hansard_server.domain.errors import Unimplemented
 from hansard_server.domain.keys import make_event_id, make_turn_id
 from hansard_server.domain.limits import Limits
@@ -14,8 +15,8 @@ from hansard_server.repository.api import Store
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
-    Appended,
     AppendDrafts,
+    Appended,
     Draft,
     SessionName,
     WhenBusy,
@@ -31,7 +32,7 @@ from hansard_server.turns.drafts import (
     message_references,
 )
 from hansard_server.turns.engine import TurnEngine
-from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.feeds import Feeds, SessionFeed
 from hansard_server.turns.readers import InputQueued, Item, Readers, shutting_down
 
 SendRequest = event_service_pb2.SendEventRequest
@@ -58,7 +59,9 @@ class Inputs:
         self._engine = engine
         self._limits = limits
 
-    async def send(self, tenant: str, request: SendRequest) -> AsyncIterator[tuple[Accepted, Item]]:
+    async def send(
+        self, tenant: str, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
         """Take one input, and yield the items of its turn to the end.
 
         Raises what the contract says of SendEvent; nothing is stored then.
@@ -83,11 +86,12 @@ class Inputs:
             claim=_send_claim(request),
             expected_last_sequence=_expected(request),
         )
-        accepted = await self._store.submit(command)
-        async for item in self._follow(accepted, request):
-            yield accepted, item
-            if request.detach:
-                return
+        async with self._accept(command) as (accepted, feed):
+            async with aclosing(self._follow(accepted, feed, request)) as items:
+                async for item in items:
+                    yield accepted, item
+                    if request.detach:
+                        return
 
     async def append(self, tenant: str, request: AppendRequest) -> Appended:
         """Write a caller's events. Raises what the contract says of AppendEvents."""
@@ -116,30 +120,60 @@ class Inputs:
             uid=session.uid,
         )
 
-    async def _follow(self, accepted: Accepted, request: SendRequest) -> AsyncIterator[Item]:
+    @asynccontextmanager
+    async def _accept(self, command: AcceptInput) -> AsyncIterator[tuple[Accepted, SessionFeed]]:
+        """Take the input and start its turn, even if the caller goes away meanwhile.
+
+        The session's feed is in use from before the turn's start: a reader misses nothing of it.
+        """
+        accepting = asyncio.ensure_future(self._accept_and_start(command))
+        try:
+            accepted, held, feed = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            accepting.add_done_callback(_release)
+            raise
+        with held:
+            yield accepted, feed
+
+    async def _accept_and_start(
+        self, command: AcceptInput
+    ) -> tuple[Accepted, ExitStack, SessionFeed]:
+        accepted = await self._store.submit(command)
         turn = accepted.turn
+        held = ExitStack()
+        feed = held.enter_context(self._feeds.use(turn.tenant, turn.session_uid))
+        if accepted.input_event is not None:
+            feed.seed(turn, accepted.input_event)
+            self._engine.start(turn)
+        return accepted, held, feed
+
+    async def _follow(
+        self, accepted: Accepted, feed: SessionFeed, request: SendRequest
+    ) -> AsyncGenerator[Item, None]:
+        turn = accepted.turn
+        if self._feeds.draining:
+            raise shutting_down(turn.session_uid, accepted.last_sequence)
+        position = accepted.position
+        if accepted.claimed and turn.status is TurnStatus.QUEUED:
+            position = await self._store.read(
+                lambda tx: tx.queue_position(turn.tenant, turn.session_uid, turn.number)
+            )
+        if position:
+            yield InputQueued(position)
+        after = None if accepted.claimed else accepted.last_sequence
+        if accepted.input_event is not None:
+            after = accepted.input_event.sequence - 1
         deltas = request.deltas != event_service_pb2.DELTA_MODE_NONE
-        with self._feeds.use(turn.tenant, turn.session_uid) as feed:
-            if accepted.input_event is not None:
-                # The reader is there before the turn begins: it misses nothing of it.
-                self._engine.start(turn)
-                feed.seed(accepted.input_event)
-            if self._feeds.draining:
-                raise shutting_down(turn.session_uid, accepted.last_sequence)
-            position = accepted.position
-            if accepted.claimed and turn.status is TurnStatus.QUEUED:
-                position = await self._store.read(
-                    lambda tx: tx.queue_position(turn.tenant, turn.session_uid, turn.number)
-                )
-            if position:
-                yield InputQueued(position)
-            after = None if accepted.claimed else accepted.last_sequence
-            if accepted.input_event is not None:
-                after = accepted.input_event.sequence - 1
-            async for item in self._readers.follow_turn(
-                feed, turn, after_sequence=after, deltas=deltas
-            ):
+        following = self._readers.follow_turn(feed, turn, after_sequence=after, deltas=deltas)
+        async with aclosing(following) as items:
+            async for item in items:
                 yield item
+
+
+def _release(accepting: asyncio.Future[tuple[Accepted, ExitStack, SessionFeed]]) -> None:
+    if not accepting.cancelled() and accepting.exception() is None:
+        _, held, _ = accepting.result()
+        held.close()
 
 
 def _check_supported(request: SendRequest) -> WhenBusy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hansard.v1 import event_pb2
-
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.keys import make_event_id

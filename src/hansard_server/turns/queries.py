@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from hansard.v1 import event_service_pb2, paging_pb2, turn_service_pb2
 
+from hansard.v1 import event_service_pb2, paging_pb2, turn_service_pb2
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS
 from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
@@ -65,18 +66,20 @@ class Queries:
 
     async def watch(
         self, tenant: str, request: event_service_pb2.WatchEventsRequest
-    ) -> AsyncIterator[tuple[str, Item]]:
+    ) -> AsyncGenerator[tuple[str, Item], None]:
         """Yield (session uid, item) for ever. Raises what the contract says of WatchEvents."""
         name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
         session = await self._store.read(lambda tx: tx.resolve_session(name))
         with self._feeds.use(tenant, session.uid) as feed:
-            async for item in self._readers.follow_session(
+            following = self._readers.follow_session(
                 feed,
                 (tenant, session.uid),
                 after_sequence=request.after_sequence,
                 deltas=request.include_deltas,
-            ):
-                yield session.uid, item
+            )
+            async with aclosing(following) as items:
+                async for item in items:
+                    yield session.uid, item
 
     async def get_turn(self, tenant: str, request: turn_service_pb2.GetTurnRequest) -> TurnRecord:
         """Return the turn. Raises what the contract says of GetTurn."""
@@ -144,14 +147,10 @@ class _TurnScan:
 
 
 def _name(tenant: str, agent_key: str, session_key: str, uid: str = "") -> SessionName:
-    return SessionName(
-        tenant=tenant, agent_key=agent_key, session_key=session_key, uid=uid or None
-    )
+    return SessionName(tenant=tenant, agent_key=agent_key, session_key=session_key, uid=uid or None)
 
 
-def _event_scan(
-    request: event_service_pb2.ListEventsRequest, position: bytes | None
-) -> EventScan:
+def _event_scan(request: event_service_pb2.ListEventsRequest, position: bytes | None) -> EventScan:
     descending = request.order == paging_pb2.SORT_ORDER_DESCENDING
     after, before = request.after_sequence, request.before_sequence or None
     if position is not None:

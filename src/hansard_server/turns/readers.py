@@ -6,17 +6,17 @@ asked for its next item. One that is slow simply gets larger deltas.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
-
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.errors import (
     CursorOutOfRange,
     ServerShuttingDown,
     SessionNotFound,
 )
+from hansard_server.domain.limits import SCAN_MAX_ROWS
 from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.turns.feeds import Feeds, SessionFeed, SessionUid
@@ -76,9 +76,7 @@ class EventAltered:
     event: EventRecord
 
 
-Item = (
-    StoredEvent | TextShown | TextVoided | InputQueued | TurnStopped | CaughtUp | EventAltered
-)
+Item = StoredEvent | TextShown | TextVoided | InputQueued | TurnStopped | CaughtUp | EventAltered
 
 
 class Cursor:
@@ -106,7 +104,7 @@ class Cursor:
         self._shown_id: str | None = None
         self._shown_bytes = 0
 
-    async def stored(self, *, from_store: bool) -> AsyncIterator[Item]:
+    async def stored(self, *, from_store: bool) -> AsyncGenerator[Item, None]:
         """Yield what was stored since the cursor, each text's missing deltas before its event.
 
         Raises SessionNotFound when the session is gone.
@@ -117,12 +115,15 @@ class Cursor:
                 for item in self._deliver(event):
                     yield item
             return
-        last_sequence = self.sequence + 1
-        while self.sequence < last_sequence:
+        while True:
             last_sequence, page = await self._store.read(self._read_page)
             for event in page.events:
                 for item in self._deliver(event):
                     yield item
+            if page.resume_at is None:
+                break
+            self.sequence = max(self.sequence, page.resume_at)
+        self.sequence = max(self.sequence, last_sequence)
 
     def open_text(self) -> list[Item]:
         """Return what is new of the open text, if everything before it has been delivered."""
@@ -144,8 +145,9 @@ class Cursor:
         scan = EventScan(
             limit=PAGE_MAX_EVENTS,
             max_bytes=PAGE_MAX_BYTES,
-            max_rows=PAGE_MAX_EVENTS,
+            max_rows=SCAN_MAX_ROWS,
             after_sequence=self.sequence,
+            turn_id=self._turn_id,
             include_hidden=True,
         )
         return tx.last_sequence(*self._session), tx.scan_events(*self._session, scan)
@@ -184,7 +186,7 @@ class Readers:
 
     async def follow_turn(
         self, feed: SessionFeed, turn: TurnRecord, *, after_sequence: int | None, deltas: bool
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncGenerator[Item, None]:
         """Yield the items of a turn to its end, and then TurnStopped.
 
         `after_sequence`: where the reader stands, if nothing of the turn was missed; None: the turn
@@ -224,7 +226,7 @@ class Readers:
 
     async def follow_session(
         self, feed: SessionFeed, session: SessionUid, *, after_sequence: int, deltas: bool
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncGenerator[Item, None]:
         """Yield the events of a session after a sequence, CaughtUp, and then what is new, for ever.
 
         Raises ServerShuttingDown on a drain, SessionNotFound when the session is deleted,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hansard.v1 import event_pb2
-
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import TurnRecord, Usage
@@ -14,6 +13,9 @@ from hansard_server.repository.commands import Draft, RecordStep, TurnRef
 from hansard_server.turns.feeds import OpenText, SessionFeed
 from hansard_server.turns.payloads import decode_event, make_draft, text_payload
 
+# Every byte of a UTF-8 character but its first looks so.
+_CONTINUATION_MASK = 0xC0
+_CONTINUATION = 0x80
 HISTORY_MAX_BYTES = 4 * 1024 * 1024
 HISTORY_MAX_EVENTS = 1_000
 
@@ -101,9 +103,7 @@ class Recorder:
             max_rows=HISTORY_MAX_EVENTS,
             descending=True,
         )
-        page = await self._store.read(
-            lambda tx: tx.scan_events(ref.tenant, ref.session_uid, scan)
-        )
+        page = await self._store.read(lambda tx: tx.scan_events(ref.tenant, ref.session_uid, scan))
         return [decode_event(event) for event in reversed(page.events)]
 
 
@@ -123,7 +123,7 @@ def _pieces(text: str, max_bytes: int) -> list[bytes]:
     start = 0
     while start < len(data):
         end = min(start + max_bytes, len(data))
-        while end < len(data) and data[end] & 0xC0 == 0x80:
+        while end < len(data) and data[end] & _CONTINUATION_MASK == _CONTINUATION:
             end -= 1
         pieces.append(data[start:end])
         start = end

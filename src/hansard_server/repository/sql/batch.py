@@ -220,7 +220,7 @@ class Batch:
         ]
         return outcomes
 
-    # Reading ------------------------------------------------------------------------------------
+    # Reading --------------------------------------------------------------------------------------
 
     def _resolve(self, names: set[SessionName]) -> None:
         if not names:
@@ -327,7 +327,7 @@ class Batch:
             return ()
         return self.connection.execute(statement, encode_keys(keys))
 
-    # Deciding -----------------------------------------------------------------------------------
+    # Deciding -------------------------------------------------------------------------------------
 
     def _state_of(self, command: Command) -> SessionState | None:
         uid = self._uid_of(command)
@@ -353,7 +353,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
             return error
 
-    # Writing ------------------------------------------------------------------------------------
+    # Writing --------------------------------------------------------------------------------------
 
     def _write(self) -> None:
         states = self._states.values()

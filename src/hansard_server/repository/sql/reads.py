@@ -49,7 +49,7 @@ class SqlReadTx:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    # Agents -----------------------------------------------------------------------------------
+    # Agents ---------------------------------------------------------------------------------------
 
     def get_agent(self, tenant: str, agent_key: str) -> AgentRecord:
         """Return the agent. Raises AgentNotFound."""
@@ -82,7 +82,7 @@ class SqlReadTx:
         )
         return [agent_record(row) for row in rows]
 
-    # Sessions ---------------------------------------------------------------------------------
+    # Sessions -------------------------------------------------------------------------------------
 
     def resolve_session(self, name: SessionName) -> SessionRef:
         """Return the session by its keys. Raises AgentNotFound, SessionNotFound.
@@ -152,7 +152,7 @@ class SqlReadTx:
         rows = self._all(statements.EXPIRED_SESSIONS, now=now_us, limit=limit)
         return [(row.tenant, row.session_uid) for row in rows]
 
-    # Events and turns -------------------------------------------------------------------------
+    # Events and turns -----------------------------------------------------------------------------
 
     def last_sequence(self, tenant: str, session_uid: str) -> int:
         """Return the session's last sequence. Raises SessionNotFound when it was deleted."""
@@ -218,7 +218,7 @@ class SqlReadTx:
         rows = self._all(statements.IDLE_QUEUES, limit=limit)
         return [(row.tenant, row.session_uid) for row in rows]
 
-    # Artifacts --------------------------------------------------------------------------------
+    # Artifacts ------------------------------------------------------------------------------------
 
     def get_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
         """Return the artifact. Raises ArtifactNotFound."""

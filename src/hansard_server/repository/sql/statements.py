@@ -206,7 +206,9 @@ ABANDONED_TURNS = RUNNING_TURNS.where(
     or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
 )
 OWNED_TURNS = select(turns.c.tenant, turns.c.session_uid, turns.c.id).where(
-    turns.c.status == RUNNING, turns.c.lease_owner == bindparam("owner")
+    turns.c.status == RUNNING,
+    turns.c.lease_owner == bindparam("owner"),
+    turns.c.id.in_(bindparam("turn_ids", expanding=True)),
 )
 IDLE_QUEUES = (
     select(turns.c.tenant, turns.c.session_uid)

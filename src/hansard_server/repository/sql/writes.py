@@ -5,6 +5,7 @@ Whoever writes a session's rows locks its head first, so that no two wait for ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
@@ -88,7 +89,7 @@ class SqlWriteTx(SqlReadTx):
         # two another transaction may have committed.
         self._seen: dict[str, str] = {}
 
-    # Agents -----------------------------------------------------------------------------------
+    # Agents ---------------------------------------------------------------------------------------
 
     def get_agent(self, tenant: str, agent_key: str) -> AgentRecord:
         """Return the agent. Raises AgentNotFound."""
@@ -129,7 +130,7 @@ class SqlWriteTx(SqlReadTx):
             _DELETE_AGENT, {"of_tenant": tenant, "of_uid": agent_uid, "now": now_us}
         )
 
-    # Sessions ---------------------------------------------------------------------------------
+    # Sessions -------------------------------------------------------------------------------------
 
     def get_session(self, tenant: str, agent_key: str, session_key: str) -> SessionView:
         """Return the session and its head. Raises AgentNotFound, SessionNotFound."""
@@ -222,7 +223,7 @@ class SqlWriteTx(SqlReadTx):
             max_rows=max_rows,
         )
 
-    # Artifacts and leases ---------------------------------------------------------------------
+    # Artifacts and leases -------------------------------------------------------------------------
 
     def delete_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
         """Remove the artifact, and return it. Raises ArtifactNotFound."""
@@ -243,10 +244,12 @@ class SqlWriteTx(SqlReadTx):
         self._update(_UPDATE_HEAD, tenant, session_uid, totals)
         return artifact_record(row)
 
-    def renew_leases(self, owner: str, duration_s: float) -> None:
-        """Renew the leases of all turns that the owner runs, by one statement."""
+    def renew_leases(self, owner: str, turn_ids: Sequence[str], duration_s: float) -> None:
+        """Renew the leases of these turns that the owner holds, by one statement."""
         duration = round(duration_s * MICROSECONDS_PER_SECOND)
-        self.connection.execute(_RENEW_LEASES, {"owner": owner, "duration": duration})
+        self.connection.execute(
+            _RENEW_LEASES, {"owner": owner, "turn_ids": list(turn_ids), "duration": duration}
+        )
 
     def _lock_head(self, tenant: str, session_uid: str) -> AnyRow | None:
         return self._one(_HEAD_LOCKED, tenant=tenant, session_uid=session_uid)
