@@ -86,12 +86,14 @@ class Inputs:
             claim=_send_claim(request),
             expected_last_sequence=_expected(request),
         )
-        async with self._accept(command) as (accepted, feed):
-            async with aclosing(self._follow(accepted, feed, request)) as items:
-                async for item in items:
-                    yield accepted, item
-                    if request.detach:
-                        return
+        async with (
+            self._accept(command) as (accepted, feed),
+            aclosing(self._follow(accepted, feed, request)) as items,
+        ):
+            async for item in items:
+                yield accepted, item
+                if request.detach:
+                    return
 
     async def append(self, tenant: str, request: AppendRequest) -> Appended:
         """Write a caller's events. Raises what the contract says of AppendEvents."""
