@@ -21,7 +21,7 @@ from tests.support.server import open_channel, serve_process
 
 MIB = 1024 * 1024
 FILE_BYTES = 300 * MIB
-WARM_UP_BYTES = 16 * MIB
+WARM_UP_BYTES = 64 * MIB
 MOVES_LESS_THAN_BYTES = 32 * MIB
 CHUNK_BYTES = MIB
 """The largest that an upload may have."""
