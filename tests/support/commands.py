@@ -55,9 +55,7 @@ def tool_input(call_id: str) -> Draft:
 
 def tool_output(call_id: str) -> Draft:
     """Return the draft of a tool_output."""
-    return draft(
-        b"output of " + call_id.encode(), type=EventType.TOOL_OUTPUT, tool_call_id=call_id
-    )
+    return draft(b"output of " + call_id.encode(), type=EventType.TOOL_OUTPUT, tool_call_id=call_id)
 
 
 def append(*drafts: Draft, **changes: Any) -> AppendDrafts:

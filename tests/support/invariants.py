@@ -54,9 +54,7 @@ def _check_order(key: Key, head: Any, rows: list[Any]) -> None:
 
 def _check_turns(key: Key, head: Any, turns: list[Any], rows: list[Any]) -> None:
     unfinished = [
-        turn.id
-        for turn in turns
-        if turn.status in {TurnStatus.RUNNING, TurnStatus.REQUIRES_ACTION}
+        turn.id for turn in turns if turn.status in {TurnStatus.RUNNING, TurnStatus.REQUIRES_ACTION}
     ]
     assert len(unfinished) <= 1, f"{key}: several turns are unfinished: {unfinished}"
     assert head.unfinished_turn_id == (unfinished[0] if unfinished else None), key
