@@ -15,7 +15,7 @@ from hansard_server.repository.api import CreationScan, EventScan, Position
 from hansard_server.repository.commands import SessionName
 from hansard_server.repository.sql.engine import make_engine, writing
 from hansard_server.repository.sql.writes import SqlWriteTx
-from tests.conformance.conftest import Databases
+from tests.support.databases import Databases
 from tests.support.records import TENANT
 
 NAME = SessionName(tenant=TENANT, agent_key="key-3", session_key="key-3")

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hansard.v1 import agent_service_pb2
-from tests.conformance.conftest import DATABASES, Databases
+from tests.support.databases import Databases
 from tests.support.server import Running, make_settings, running_server
-
-
-@pytest.fixture(scope="session")
-def databases(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Databases:
-    """Give the maker of databases."""
-    return Databases(request, tmp_path_factory.mktemp("databases"))
-
-
-@pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest) -> str:
-    """Give the kind of database that the test runs on."""
-    return str(request.param)
-
-
-@pytest.fixture
-def store_url(databases: Databases, database: str) -> Iterator[str]:
-    """Give the URL of a database with the schema and nothing in it."""
-    url = databases.migrated(database)
-    yield url
-    databases.drop(url)
 
 
 @pytest.fixture

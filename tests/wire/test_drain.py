@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hansard.v1 import agent_service_pb2, agent_service_pb2_grpc
 from hansard_server.app import Server
 from hansard_server.lifecycle import Calls, Closers, Drain
-from tests.conformance.conftest import Databases
+from tests.support.databases import Databases
 from tests.support.server import failure, make_settings, open_channel, running_server
 from tests.wire.conftest import agent_request
 

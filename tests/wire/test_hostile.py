@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hansard.v1 import agent_service_pb2, session_service_pb2
-from tests.conformance.conftest import Databases
+from tests.support.databases import Databases
 from tests.support.messages import hostile_bytes
 from tests.support.server import Running, make_settings, running_server, to_failure
 from tests.wire.conftest import agent_request

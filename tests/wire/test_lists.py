@@ -18,7 +18,7 @@ from hansard.v1 import (
     session_service_pb2,
 )
 from hansard_server.domain.limits import PAGE_MAX_BYTES
-from tests.conformance.conftest import Databases
+from tests.support.databases import Databases
 from tests.support.server import Failure, Running, failure, make_settings, running_server
 from tests.wire.conftest import agent_request
 

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hansard.v1 import agent_service_pb2, agent_service_pb2_grpc
 from hansard_server import __version__
-from tests.conformance.conftest import Databases
+from tests.support.databases import Databases
 from tests.support.server import open_channel, serve_process
 from tests.wire.conftest import agent_request
 

@@ -1,0 +1,117 @@
+"""A server killed in mid turn: nothing acknowledged is lost, and no session stays busy."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+
+from hansard.v1 import event_pb2, turn_pb2
+from tests.support.invariants import check_invariants
+from tests.support.server import Running, ServeProcess, open_channel, serve_process
+from tests.support.talk import Talk, items, rating, stored
+
+SLOW = {"tool_call": {"name": "slow", "input": {}, "output": {}, "pause_ms": 20_000}}
+
+
+@asynccontextmanager
+async def serving(folder: Path, store_url: str) -> AsyncIterator[tuple[ServeProcess, Talk]]:
+    """Give a server as a process, and a talk with it."""
+    arguments = ("--listen", "127.0.0.1:0", "--data-dir", str(folder), "--store", store_url)
+    with serve_process(*arguments, "--set", "lease_s=1") as process:
+        address = str(process.wait_for("serving")["address"])
+        async with open_channel(address) as channel:
+            server: Any = None
+            yield process, Talk(Running(server, channel))
+
+
+@pytest.mark.parametrize("rounds", [3])
+async def test_killed_turn_fails_and_what_waited_runs(
+    store_url: str, tmp_path: Path, rounds: int
+) -> None:
+    acknowledged: list[str] = []
+    async with serving(tmp_path, store_url) as (process, talk):
+        await talk.begin([{"thinking": {"content": "hm"}}, SLOW])
+        await _begin_and_kill(process, talk, acknowledged, "turn-0")
+    for number in range(1, rounds):
+        # The turn that was killed has failed, and the one that waited for it runs into the same.
+        async with serving(tmp_path, store_url) as (process, talk):
+            await _check_failed(talk, f"turn-{number - 1}")
+            await _begin_and_kill(process, talk, acknowledged, f"turn-{number}")
+    async with serving(tmp_path, store_url) as (process, talk):
+        await _check_failed(talk, f"turn-{rounds - 1}")
+        events = await talk.events()
+        assert {event.id for event in events} >= set(acknowledged)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        process.send(signal.SIGTERM)
+        assert process.wait() == 0
+    engine = create_engine(store_url)
+    with engine.connect() as connection:
+        check_invariants(connection)
+    engine.dispose()
+
+
+async def _begin_and_kill(
+    process: ServeProcess, talk: Talk, acknowledged: list[str], name: str
+) -> None:
+    """Bring a turn as far as its tool call, put something behind it, and kill the server."""
+    stream = talk.stream(name, request_id=name)
+    async for response in stream:
+        if response.HasField("event"):
+            acknowledged.append(response.event.id)
+        if response.event.HasField("tool_input"):
+            break
+    (place,) = await talk.append(rating(), request_id=f"rating-of-{name}")
+    assert place == len(await talk.events())
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+async def _check_failed(talk: Talk, name: str) -> None:
+    """Join the killed turn by its request_id: it ends FAILED, with its call closed."""
+    again = await talk.send(name, request_id=name)
+    turn = again[-1].turn_end.turn
+    assert turn.status == turn_pb2.TURN_STATUS_FAILED
+    assert b"AGENT_PROCESSING_FAILED" in turn.error.details[0].value
+    events = stored(again)
+    assert [event.WhichOneof("payload") for event in events] == [
+        "input_message",
+        "thinking",
+        "tool_input",
+        "tool_output",
+    ]
+    assert events[3].tool_output.outcome == event_pb2.TOOL_OUTCOME_INTERRUPTED
+    assert events[3].tool_output.tool_call_id == events[2].tool_input.tool_call_id
+    (place,) = await talk.append(rating(), request_id=f"rating-of-{name}")
+    assert place == events[2].sequence + 1
+
+
+async def test_waiting_inputs_outlast_a_crash(store_url: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, store_url) as (process, talk):
+        await talk.begin([SLOW])
+        stream = talk.stream("A", request_id="a")
+        async for response in stream:
+            if response.event.HasField("tool_input"):
+                break
+        for name in ("b", "c"):
+            assert items(await talk.send(name, request_id=name, detach=True)) == ["queued"]
+        process.send(signal.SIGKILL)
+        process.wait()
+    async with serving(tmp_path, store_url) as (process, talk):
+        assert (await talk.send("A", request_id="a"))[-1].HasField("turn_end")
+        # The next one runs by now: it was started when the killed one was ended.
+        stream = talk.stream("b", request_id="b")
+        async for response in stream:
+            if response.event.HasField("tool_input"):
+                break
+        statuses = [turn.status for turn in await talk.turns()]
+        assert statuses == [
+            turn_pb2.TURN_STATUS_FAILED,
+            turn_pb2.TURN_STATUS_RUNNING,
+            turn_pb2.TURN_STATUS_QUEUED,
+        ]
