@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.people.conftest import SECONDS, Hansard, free_port
+from tests.people.conftest import SECONDS, Hansard, free_port, start
 from tests.support.server import ServeProcess, serve_process
 
 THOUGHT = "I think slowly about it."
 ANSWER = "One two three four five six seven eight nine ten. Über."
 SLOW = [
-    {"thinking": THOUGHT, "deltas": 4, "pause_ms": 100},
-    {"agent_output": ANSWER, "deltas": 20, "pause_ms": 100},
+    {"thinking": {"content": THOUGHT, "delta_count": 4, "pause_ms": 50}},
+    {"agent_output": {"content": ANSWER, "delta_count": 20, "pause_ms": 100}},
 ]
 
 
@@ -60,7 +60,7 @@ def test_a_question_is_answered_once(hansard: Hansard, agent: str, tmp_path: Pat
 
 
 def test_lines_of_stdin_are_inputs(hansard: Hansard, tmp_path: Path) -> None:
-    hansard.scripted(tmp_path, "quick", [{"agent_output": "Yes: [red]\x1b[31m"}])
+    hansard.scripted(tmp_path, "quick", [{"agent_output": {"content": "Yes: [red]\x1b[31m"}}])
     done = hansard.ok("chat", "quick", typed=b"First\r\n\n  \nSecond \xff \x1b[2J\n")
     session = new_session(done.err)
     assert "you> First\n" in done.out
@@ -81,7 +81,9 @@ def test_who_comes_back_sees_the_last_turn(hansard: Hansard, slow: str) -> None:
 
 
 def test_a_failed_turn_is_a_failure(hansard: Hansard, tmp_path: Path) -> None:
-    hansard.scripted(tmp_path, "broken", [{"agent_output": "So far"}, {"fail": "out of order"}])
+    hansard.scripted(
+        tmp_path, "broken", [{"agent_output": {"content": "So far"}}, {"fail": "out of order"}]
+    )
     done = hansard("chat", "broken", "--once", "Hello")
     assert done.code == 1
     assert "So far" in done.out
@@ -107,8 +109,12 @@ def test_at_a_terminal_thinking_is_dim_and_the_end_of_input_ends_it(
     hansard: Hansard, slow: str
 ) -> None:
     leader, follower = pty.openpty()
-    process = hansard.start(
-        *("chat", slow), stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    terminal: dict[str, Any] = {"stdin": follower, "stdout": follower, "stderr": follower}
+    process = start(
+        *("chat", slow, "--target", hansard.target),
+        environment={"TERM": "xterm-256color", "NO_COLOR": ""},
+        start_new_session=True,
+        **terminal,
     )
     os.close(follower)
     said = _read_terminal(leader, b"you> ")
@@ -119,7 +125,7 @@ def test_at_a_terminal_thinking_is_dim_and_the_end_of_input_ends_it(
     assert process.wait(SECONDS) == 0
     os.close(leader)
     # The attributes of dim and italic.
-    assert b"\x1b[2;3mI think" in said
+    assert b"\x1b[2;3mI " in said
     assert said.count(b"Tell me") == 1
 
 

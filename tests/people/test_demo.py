@@ -8,6 +8,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,49 +42,80 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     assert (process.returncode, out) == (0, b"")
 
 
-def test_a_conversation_is_held_and_the_server_goes_on(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Told:
+    """A demo that serves on, and what it said."""
+
+    said: str
+    port: int
+    folder: Path
+
+    def lines(self, tool: str) -> list[str]:
+        """Return the lines with this tool that it said to try."""
+        return [line for line in self.said.splitlines() if line.startswith(f"  {tool} ")]
+
+    def try_line(self, line: str) -> None:
+        """Run a line in a shell, where what stands on PATH may be another installation's."""
+        if line.startswith("  hansard"):
+            line = line.replace("hansard", f"{sys.executable} -m hansard_server", 1)
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": PATHS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done
+        assert done.stdout
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """Give a demo that serves on; at its end SIGTERM stops it as it should."""
+    folder = tmp_path_factory.mktemp("demo")
     port = free_port()
-    process, said = demo(tmp_path, port)
-    [artifact_id] = set(re.findall(r"Artifact (art_\w+)", said))
-    assert said.count("you> ") == 3
-    assert f"hansard-handbook.md ({artifact_id}), lines" in said
-    assert "> A turn belongs to the server" in said
-    assert "> Networks lose answers." in said
-    assert "Nothing in the one file that I searched fits the question" in said
-    assert f"Serving at 127.0.0.1:{port}." in said
-    lines = [line for line in said.splitlines() if line.startswith(("  grpcurl ", "  hansard "))]
-    assert len(lines) == 4
-    for line in lines:
-        try_line(line, tmp_path)
+    process, said = demo(folder, port)
+    yield Told(said, port, folder)
     stop(process, signal.SIGTERM)
-    assert (tmp_path / "hansard-data" / "hansard.db").exists()
-    # Again: it uses what is there. And not on a port that somebody has.
+
+
+def test_a_conversation_is_held(told: Told) -> None:
+    [artifact_id] = set(re.findall(r"Artifact (art_\w+)", told.said))
+    assert told.said.count("you> ") == 3
+    assert f"hansard-handbook.md ({artifact_id}), lines" in told.said
+    assert "> A turn belongs to the server" in told.said
+    assert "> Networks lose answers." in told.said
+    assert "Nothing in the one file that I searched fits the question" in told.said
+    assert f"Serving at 127.0.0.1:{told.port}." in told.said
+    assert (told.folder / "hansard-data" / "hansard.db").exists()
+
+
+def test_its_hansard_lines_work(told: Told) -> None:
+    [line] = told.lines("hansard")
+    told.try_line(line)
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on PATH")
+def test_its_grpcurl_lines_work(told: Told) -> None:
+    lines = told.lines("grpcurl")
+    assert len(lines) == 3
+    for line in lines:
+        told.try_line(line)
+
+
+def test_a_second_time_it_uses_what_is_there(tmp_path: Path) -> None:
+    process, _ = demo(tmp_path, free_port())
+    stop(process, signal.SIGTERM)
     with socket.socket() as other:
-        other.bind(("127.0.0.1", port))
+        other.bind(("127.0.0.1", 0))
         other.listen()
+        port = other.getsockname()[1]
         process, said = demo(tmp_path, port)
-        assert f"Port {port} is taken; {port + 1} is" in said or "is the next free one." in said
-        assert "Agent librarian: is there already." in said
-        stop(process, signal.SIGINT)
-
-
-def try_line(line: str, folder: Path) -> None:
-    """Run a line that the demo printed, where the tools for it are."""
-    if line.startswith("  grpcurl") and shutil.which("grpcurl") is None:
-        return
-    # What stands on PATH may be another installation's.
-    line = line.replace("hansard ", "python -m hansard_server ", 1) if "chat" in line else line
-    done = subprocess.run(
-        ["bash", "-c", line],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": PATHS},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done
-    assert done.stdout
+    assert f"Port {port} is taken" in said
+    assert "Agent librarian: is there already." in said
+    stop(process, signal.SIGINT)
 
 
 def test_it_stops_in_the_middle_of_the_conversation(tmp_path: Path) -> None:
@@ -107,8 +141,3 @@ def test_a_folder_that_is_in_use_is_said(tmp_path: Path) -> None:
     assert second.returncode == 3
     assert b"another hansard" in err
     stop(process, signal.SIGTERM)
-
-
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on PATH")
-def test_the_printed_grpcurl_lines_were_run() -> None:
-    """Stands for the lines that the first test leaves out where grpcurl is missing."""
