@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +148,14 @@ def test_a_restart_of_the_server_shows_nothing_twice(
 ) -> None:
     hansard = Hansard(f"127.0.0.1:{port}")
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    for server in _serve(tmp_path, port):
+    with _serve(tmp_path, port) as server:
         hansard.scripted(tmp_path, "slow", SLOW)
         process = hansard.start("chat", "slow", "--once", "Tell me", **pipes)
         said = read_until(process, "One two")
         server.send(number)
         server.wait()
     time.sleep(0.5)
-    for server in _serve(tmp_path, port):
+    with _serve(tmp_path, port) as server:
         out, err = process.communicate(timeout=SECONDS)
         said += out.decode()
         session = new_session(err.decode())
@@ -168,6 +169,7 @@ def test_a_restart_of_the_server_shows_nothing_twice(
         server.wait()
 
 
+@contextmanager
 def _serve(folder: Path, port: int) -> Iterator[ServeProcess]:
     arguments = ("--listen", f"127.0.0.1:{port}", "--data-dir", str(folder / "data"))
     with serve_process(*arguments) as process:

@@ -162,5 +162,5 @@ def test_its_grpcurl_commands_run(reader: Reader) -> None:
         reader.run(agent)
         out = reader.run(grpcurl)
     assert "hansard.v1.EventService" in out
-    assert "turnEnd" in out
+    assert '"turn_end"' in out
     assert out.rstrip().endswith("}")
