@@ -39,7 +39,7 @@ class Unavailable(grpc.RpcError, grpc.Call):
     def cancel(self) -> bool:
         return False
 
-    def add_callback(self, callback: object) -> bool:
+    def add_callback(self, callback: object) -> bool:  # noqa: ARG002 - grpc's signature
         return False
 
 
