@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -113,13 +116,14 @@ class Demo:
         session = json.dumps({"agent_key": AGENT_KEY, "session_key": self._session_key})
         agent = json.dumps({"agent_key": AGENT_KEY})
         at = "" if target == "127.0.0.1:50051" else f" --target {target}"
+        self._out.print()
         self._say("Try next, in a second terminal:")
         self._out.print()
         for line in (
             f"grpcurl -plaintext -d '{session}' {target} hansard.v1.EventService/ListEvents",
             f"grpcurl -plaintext -d '{agent}' {target} hansard.v1.SessionService/ListSessions",
             f"grpcurl -plaintext {target} list",
-            f"hansard chat {AGENT_KEY} {self._session_key}{at}",
+            f"{_command()} chat {AGENT_KEY} {self._session_key}{at}",
         ):
             self._out.print(f"  {line}", soft_wrap=True)
         self._out.print()
@@ -131,3 +135,11 @@ class Demo:
     def _tell_failure(self, words: str) -> None:
         if not self._connection.stopping.is_set():
             self._say(f"hansard: {words}")
+
+
+def _command() -> str:
+    """Return how to start this program again: by name, or by path when its name leads nowhere."""
+    path = Path(sys.argv[0])
+    if path.name == "hansard" and shutil.which("hansard") is None:
+        return shlex.quote(str(path))
+    return "hansard"
