@@ -1,0 +1,122 @@
+"""Servers and clients as processes of their own, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_START_SECONDS = 60.0
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server process that takes calls."""
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def serve(folder: Path, store_url: str) -> Iterator[Served]:
+    """Give `hansard serve` as it is shipped, its log in a file."""
+    command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--data-dir", str(folder / "data"), "--store", store_url]
+    with _started(folder, command) as served:
+        yield served
+
+
+@contextmanager
+def serve_bare(folder: Path) -> Iterator[Served]:
+    """Give the server that does nothing but answer."""
+    with _started(folder, [str(_HERE / "bare_server.py")]) as served:
+        yield served
+
+
+class Client:
+    """A client process that makes calls when told to."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """Take over the process; `client` makes one."""
+        self._process = process
+
+    def begin(self, seconds: float) -> None:
+        """Have it make calls for a time."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        """Wait, and return what it counted."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the client has ended"
+        counted: dict[str, Any] = json.loads(line)
+        return counted
+
+
+@contextmanager
+def client(address: str, workload: str, session_keys: Sequence[str]) -> Iterator[Client]:
+    """Give a client with one call at a time for each session."""
+    with subprocess.Popen(
+        [sys.executable, str(_HERE / "load_client.py"), address, workload, *session_keys],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    ) as process:
+        try:
+            yield Client(process)
+        finally:
+            process.kill()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, *command], stderr=output, stdin=subprocess.PIPE, env=_environment()
+        ) as process,
+    ):
+        try:
+            yield Served(_address(process, log), process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_START_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                entry = json.loads(line)
+                if entry["event"] == "serving":
+                    return str(entry["address"])
+        assert process.poll() is None, f"the server has ended:\n{log.read_text()}"
+        time.sleep(0.02)
+    raise AssertionError(f"the server does not serve:\n{log.read_text()}")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
