@@ -53,7 +53,7 @@ checkgen: $(READY) ## Check that generated/ is what proto/ says
 	$(BIN)/python tools/generate.py --check
 
 test: $(READY) ## Run every test, on SQLite and PostgreSQL (ARGS="-k name" for some)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto $(ARGS)
 
 check: lint types breaking checkgen test ## Run `make test` and all static checks, as CI does
 

@@ -362,7 +362,9 @@ async def test_lease_that_holds_is_not_taken(store: SqlStore) -> None:
     turn = (await store.submit(accept())).turn
     with pytest.raises(LeaseLost):
         await store.submit(take(turn))
-    await store.write(lambda tx: tx.renew_leases(LEASE.owner, [turn.id], -10.0))
+    await store.write(
+        lambda tx: tx.renew_leases(LEASE.owner, [(TENANT, SESSION.uid, turn.id)], -10.0)
+    )
     expired = await store.read(lambda tx: tx.find_unfinished_turns(10, expired_only=True))
     assert [found.id for found in expired] == [turn.id]
     await store.submit(take(turn))

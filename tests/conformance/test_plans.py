@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
+from hansard_server.domain.clock import now_us
 from hansard_server.domain.errors import DomainError
 from hansard_server.domain.records import EventType
 from hansard_server.repository.api import CreationScan, EventScan, Position
-from hansard_server.repository.commands import SessionName
+from hansard_server.repository.commands import RecordStep, SessionName, StartNext, TurnRef
+from hansard_server.repository.sql.batch import Batch
 from hansard_server.repository.sql.engine import make_engine, writing
 from hansard_server.repository.sql.writes import SqlWriteTx
+from tests.support.commands import LEASE, accept, append, claim, draft, tool_input
 from tests.support.databases import Databases
 from tests.support.records import TENANT
 
@@ -84,7 +87,9 @@ CASES = {
     "find_idle_queues": Case(
         lambda tx: tx.find_idle_queues(10), ("turns_waiting", "session_heads")
     ),
-    "renew_leases": Case(lambda tx: tx.renew_leases("me", ["trn_1"], 5), ("turns_running",)),
+    "renew_leases": Case(
+        lambda tx: tx.renew_leases("me", [(*HERE, "trn_1"), (*HERE, "trn_2")], 5), ("turns",)
+    ),
     "get_artifact": Case(lambda tx: tx.get_artifact(*HERE, "art_1"), ("artifacts",)),
     "get_artifacts": Case(lambda tx: tx.get_artifacts(*HERE, ["a", "b"]), ("artifacts",)),
     "scan_artifacts": Case(
@@ -94,6 +99,8 @@ CASES = {
 }
 # These look at all that waits, runs or was deleted: the index holds nothing else.
 WHOLE_INDEX = {"find_unfinished_turns", "find_expired_turns", "find_idle_queues", "renew_leases"}
+# The keys that a statement was given, unfolded.
+KEYS_OF_SQLITE = "SCAN wanted VIRTUAL TABLE"
 # Few rows of a window that is bounded: PostgreSQL may well sort what is left of it.
 SORTED_WINDOW = {"scan_events_of_types"}
 
@@ -164,8 +171,8 @@ def filled(databases: Databases) -> Iterator[Callable[[str], Engine]]:
         databases.drop(url)
 
 
-def explain(connection: Connection, call: Callable[[SqlWriteTx], object]) -> str:
-    """Return the plan of the last statement of a call."""
+def explain(connection: Connection, call: Callable[[SqlWriteTx], object]) -> list[str]:
+    """Return the plans of the statements of a call."""
     seen: list[tuple[str, Any]] = []
 
     def note(_c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
@@ -178,10 +185,14 @@ def explain(connection: Connection, call: Callable[[SqlWriteTx], object]) -> str
         pass  # nothing is there to be found
     finally:
         event.remove(connection, "before_cursor_execute", note)
-    statement, parameters = seen[-1]
     prefix = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-    rows = connection.exec_driver_sql(f"{prefix} {statement}", parameters).all()
-    return "\n".join(str(row[-1]) for row in rows)
+    plans = []
+    for statement, parameters in seen:
+        # Of an executemany all rows are found alike.
+        one = parameters[0] if isinstance(parameters, list) else parameters
+        rows = connection.exec_driver_sql(f"{prefix} {statement}", one).all()
+        plans.append("\n".join(str(row[-1]) for row in rows))
+    return plans
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -190,7 +201,7 @@ def test_statement_uses_its_indexes(
 ) -> None:
     case = CASES[name]
     with writing(filled(database)).begin() as connection:
-        plan = explain(connection, case.call)
+        plan = explain(connection, case.call)[-1]
         connection.rollback()
 
     for index in case.indexes:
@@ -198,7 +209,32 @@ def test_statement_uses_its_indexes(
         names = {"sqlite": f"sqlite_autoindex_{index}_1", "postgresql": f"{index}_pkey"}
         assert (names[database] if own_key else index) in plan, plan
     assert "Seq Scan" not in plan, plan
+    plan = plan.replace(KEYS_OF_SQLITE, "")
     if name not in WHOLE_INDEX:
         assert "SCAN" not in plan, plan
         assert name in SORTED_WINDOW or "Sort" not in plan, plan
         assert "TEMP B-TREE" not in plan, plan
+
+
+def test_batch_looks_up_every_key(filled: Callable[[str], Engine], database: str) -> None:
+    name = replace(NAME, agent_key="key-3", session_key="key-12")
+    turn = TurnRef(tenant=TENANT, session_uid="session-1", turn_id="trn_41", fence=0)
+    commands = [
+        append(draft(id="aev_1", given_id=True), tool_input("c"), session=name, claim=claim("r")),
+        accept(session=replace(NAME, agent_key="key-4", session_key="key-13"), claim=claim("r")),
+        RecordStep(turn=turn, drafts=(draft(),)),
+        StartNext(tenant=TENANT, session_uid="session-0", lease=LEASE),
+    ]
+    with writing(filled(database)).begin() as connection:
+        connection.execute(text("UPDATE session_heads SET queued_turns = 1"))
+        none = "x''" if database == "sqlite" else "''"
+        connection.execute(
+            text(f"UPDATE turns SET input = {none}, pending_calls = {none}, error = {none}")
+        )
+        plans = explain(connection, lambda tx: Batch(tx.connection, now_us).run(commands))
+        connection.rollback()
+
+    assert len(plans) >= 10
+    for plan in plans:
+        assert "Seq Scan" not in plan, plan
+        assert "SCAN" not in plan.replace(KEYS_OF_SQLITE, ""), plan

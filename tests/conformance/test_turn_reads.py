@@ -162,7 +162,7 @@ async def test_leases_are_renewed_for_their_owner_alone(store: Store) -> None:
     def renew(tx: WriteTx) -> int:
         connection: Any = tx.connection  # type: ignore[attr-defined]
         before = connection.execute(select(database_now_us())).scalar_one()
-        tx.renew_leases("me", ["trn_1", "trn_2", "trn_3"], 30.5)
+        tx.renew_leases("me", [(TENANT, SESSION.uid, f"trn_{n}") for n in (1, 2, 3)], 30.5)
         return int(before)
 
     before = await store.write(renew)

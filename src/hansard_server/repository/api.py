@@ -5,7 +5,7 @@ Every method takes the tenant: no row of another one is ever seen. Times are who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, overload
@@ -274,8 +274,13 @@ class WriteTx(ReadTx, Protocol):
         """Remove the artifact, and return it. Raises ArtifactNotFound."""
         ...
 
-    def renew_leases(self, owner: str, turn_ids: Sequence[str], duration_s: float) -> None:
-        """Renew the leases of these turns that the owner holds, by one statement."""
+    def renew_leases(
+        self, owner: str, running: Collection[tuple[str, str, str]], duration_s: float
+    ) -> None:
+        """Renew the leases of these turns, as far as the owner holds them, by one statement.
+
+        Each turn is (tenant, session uid, turn id).
+        """
         ...
 
 

@@ -197,9 +197,10 @@ class TurnEngine:
     async def _renew_leases(self) -> None:
         # Of the turns that do run here, and no others: a lease that this process was given without
         # hearing of it must run out.
-        if turn_ids := list(self._tasks):
+        running = [(*session, turn_id) for session, turn_id in self._sessions.items()]
+        if running:
             lease_s = self._settings.lease_s
-            await self._store.write(lambda tx: tx.renew_leases(self.owner, turn_ids, lease_s))
+            await self._store.write(lambda tx: tx.renew_leases(self.owner, running, lease_s))
 
     async def _end_abandoned(self, turn: TurnRecord, *, force: bool) -> None:
         try:

@@ -19,6 +19,7 @@ from sqlalchemy import (
 
 from hansard_server.domain.records import TurnStatus
 from hansard_server.repository.sql.engine import database_now_us
+from hansard_server.repository.sql.keysets import select_by_keys
 from hansard_server.repository.sql.tables import (
     agents,
     artifacts,
@@ -205,11 +206,13 @@ RUNNING_TURNS = (
 ABANDONED_TURNS = RUNNING_TURNS.where(
     or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
 )
-OWNED_TURNS = select(turns.c.tenant, turns.c.session_uid, turns.c.id).where(
-    turns.c.status == RUNNING,
-    turns.c.lease_owner == bindparam("owner"),
-    turns.c.id.in_(bindparam("turn_ids", expanding=True)),
-)
+OWNED_TURNS = select_by_keys(
+    turns.c.tenant,
+    turns.c.session_uid,
+    turns.c.id,
+    source=turns,
+    keys=(turns.c.tenant, turns.c.session_uid, turns.c.id),
+).where(turns.c.status == RUNNING, turns.c.lease_owner == bindparam("owner"))
 IDLE_QUEUES = (
     select(turns.c.tenant, turns.c.session_uid)
     .distinct()

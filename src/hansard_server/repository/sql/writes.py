@@ -5,7 +5,7 @@ Whoever writes a session's rows locks its head first, so that no two wait for ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
@@ -24,6 +24,7 @@ from hansard_server.repository.api import Change
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
+from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.purge import purge_deleted
 from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.rows import (
@@ -65,7 +66,7 @@ _DELETE_ARTIFACT = delete(artifacts).where(
 )
 # What somebody else has locked is passed over: they may be waiting for what is locked here, and the
 # next renewal comes long before a lease runs out.
-_LEASES_TO_RENEW = lock_for_update(statements.OWNED_TURNS, skip_locked=True)
+_LEASES_TO_RENEW = lock_for_update(statements.OWNED_TURNS, of=turns, skip_locked=True)
 _RENEW_LEASES = (
     update(turns)
     .where(
@@ -244,11 +245,13 @@ class SqlWriteTx(SqlReadTx):
         self._update(_UPDATE_HEAD, tenant, session_uid, totals)
         return artifact_record(row)
 
-    def renew_leases(self, owner: str, turn_ids: Sequence[str], duration_s: float) -> None:
-        """Renew the leases of these turns that the owner holds, by one statement."""
+    def renew_leases(
+        self, owner: str, running: Collection[tuple[str, str, str]], duration_s: float
+    ) -> None:
+        """Renew the leases of these turns, as far as the owner holds them, by one statement."""
         duration = round(duration_s * MICROSECONDS_PER_SECOND)
         self.connection.execute(
-            _RENEW_LEASES, {"owner": owner, "turn_ids": list(turn_ids), "duration": duration}
+            _RENEW_LEASES, {"owner": owner, "duration": duration, **encode_keys(running)}
         )
 
     def _lock_head(self, tenant: str, session_uid: str) -> AnyRow | None:
