@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import time
@@ -120,8 +121,7 @@ def test_at_a_terminal_thinking_is_dim_and_the_end_of_input_ends_it(
     os.close(follower)
     said = _read_terminal(leader, b"you> ")
     os.write(leader, b"Tell me\n")
-    said += _read_terminal(leader, b"ten. \xc3\x9cber.")
-    said += _read_terminal(leader, b"you> ")
+    said += _read_terminal(leader, b"ten. \xc3\x9cber.\r\nyou> ")
     os.write(leader, b"\x04")
     assert process.wait(SECONDS) == 0
     os.close(leader)
@@ -133,6 +133,7 @@ def test_at_a_terminal_thinking_is_dim_and_the_end_of_input_ends_it(
 def _read_terminal(leader: int, words: bytes) -> bytes:
     said = b""
     while words not in said:
+        assert select.select([leader], [], [], SECONDS)[0], said
         said += os.read(leader, 4096)
     return said
 
