@@ -200,6 +200,8 @@ class TurnRecord:
 
     `input` is a TurnInput, whose bytes are those of the Event payload that it becomes. `number`
     counts the turns of a session from 1, in the order in which their inputs were accepted.
+    `taken_sequence` is that of its last event when it last changed hands, `steered_sequence` that
+    of the newest input that was put into it while it ran.
     """
 
     tenant: str
@@ -217,6 +219,8 @@ class TurnRecord:
     error: bytes = b""
     usage: Usage = field(default_factory=Usage)
     open_calls: tuple[OpenCall, ...] = ()
+    taken_sequence: int = 0
+    steered_sequence: int = 0
     fence: int = 0
     created_at_us: int
     started_at_us: int | None = None

@@ -27,8 +27,12 @@ from hansard_server.repository.commands import (
     AcceptInput,
     AppendDrafts,
     Appended,
+    CancelQueued,
+    FindInterrupted,
     Finished,
     FinishTurn,
+    HandOn,
+    Interruptible,
     Recorded,
     RecordStep,
     SessionName,
@@ -332,6 +336,12 @@ class Store(Protocol):
     async def submit(self, command: TakeTurn) -> TurnRecord: ...
     @overload
     async def submit(self, command: StartNext) -> TurnRecord | None: ...
+    @overload
+    async def submit(self, command: HandOn) -> None: ...
+    @overload
+    async def submit(self, command: CancelQueued) -> TurnRecord: ...
+    @overload
+    async def submit(self, command: FindInterrupted) -> Interruptible: ...
 
     def listen(self, on_change: Callable[[Change], None]) -> AbstractContextManager[None]:
         """Have `on_change` called in the loop after every commit of this process, until exit."""

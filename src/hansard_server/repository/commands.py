@@ -38,6 +38,7 @@ class WhenBusy(Enum):
 
     QUEUE = "queue"
     REJECT = "reject"
+    STEER = "steer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +137,9 @@ class Appended:
 class AcceptInput:
     """Take an input: start its turn in an idle session, queue it in a busy one. Result: Accepted.
 
-    The turn's input event is written when the turn starts, and not before. Raises, in this order:
-    AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
+    The turn's input event is written when the turn starts, and not before. STEER puts the input
+    into the turn that runs, as an event of it; where none runs, it is as QUEUE. Raises, in this
+    order: AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
     SessionDisabled; SessionBusy (REJECT, or `expected_last_sequence` given); SequenceMismatch;
     QueueFull when `queue_max_inputs` wait.
     """
@@ -156,9 +158,10 @@ class AcceptInput:
 class Accepted:
     """The turn that an input made.
 
-    `input_event` is there when the turn has just started; `position` counts from 1 when it waits.
-    `claimed` says that an earlier request with this request_id made the turn, and that this one
-    changed nothing. `last_sequence` is the session's.
+    `input_event` is there when the turn has just started, or was steered; `position` counts from 1
+    when the turn waits. `claimed` says that an earlier request with this request_id did the work,
+    and that this one changed nothing. `from_sequence` is where the input's own part of the turn
+    begins, 0 for its start. `last_sequence` is the session's.
     """
 
     turn: TurnRecord
@@ -166,6 +169,7 @@ class Accepted:
     position: int | None
     claimed: bool
     last_sequence: int
+    from_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +199,9 @@ class FinishTurn:
 
     In one transaction: its last events are written, each of its open calls gets the output that
     `close_call` makes, the turn gets its status, and the session's next waiting turn, if there is
-    one and `start_next` holds, starts under the lease. Raises LeaseLost as RecordStep does.
+    one and `start_next` holds, starts under the lease. A claim, given for an interrupt, is kept
+    with the turn and the first of the drafts. Raises LeaseLost as RecordStep does; UnreadInput when
+    the turn would be COMPLETED and an input was steered into it after `read_sequence`.
     """
 
     turn: TurnRef
@@ -206,6 +212,8 @@ class FinishTurn:
     usage: Usage = NO_USAGE
     error: bytes = b""
     start_next: bool = True
+    read_sequence: int | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,8 +230,9 @@ class Finished:
 class TakeTurn:
     """Take over a running turn from an owner that is gone. Result: TurnRecord, with a new fence.
 
-    Unless `force`, raises LeaseLost while the lease has not run out. Raises LeaseLost too when the
-    turn is not RUNNING.
+    Its `attempt` is one more if the turn has no new event since it last changed hands, 1 if it has;
+    it stays as it is when the owner has handed the turn on. Unless `force`, raises LeaseLost while
+    the lease has not run out. Raises LeaseLost too when the turn is not RUNNING.
     """
 
     tenant: str
@@ -231,6 +240,54 @@ class TakeTurn:
     turn_id: str
     lease: Lease
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOn:
+    """Give up the lease of a turn, so that anybody may take it at once. Result: None.
+
+    What `drafts` and `usage` hold is written before. Raises LeaseLost as RecordStep does.
+    """
+
+    turn: TurnRef
+    drafts: tuple[Draft, ...] = ()
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelQueued:
+    """End a turn that waits, as if its input had never been sent. Result: TurnRecord, as it is now.
+
+    A turn that does not wait is left as it is. Raises AgentNotFound, SessionNotFound, TurnNotFound.
+    """
+
+    session: SessionName
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindInterrupted:
+    """Find the turn that an interrupt means. Result: Interruptible; nothing is written.
+
+    Raises AgentNotFound, SessionNotFound, RequestIdReused.
+    """
+
+    session: SessionName
+    turn_id: str | None = None
+    claim: Claim | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruptible:
+    """The turn, if there is one; `claimed_sequence` when an earlier request has interrupted it.
+
+    That is the sequence of the event that says so.
+    """
+
+    session_uid: str
+    turn: TurnRecord | None
+    last_sequence: int
+    claimed_sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +299,15 @@ class StartNext:
     lease: Lease
 
 
-Command = AppendDrafts | AcceptInput | RecordStep | FinishTurn | TakeTurn | StartNext
+NamedCommand = AppendDrafts | AcceptInput | CancelQueued | FindInterrupted
+"""Commands that name their session by its keys."""
+OwnedCommand = RecordStep | FinishTurn | HandOn
+"""Commands of a turn's owner."""
+Command = NamedCommand | OwnedCommand | TakeTurn | StartNext
+
+
+class UnreadInput(Exception):  # noqa: N818 - a state of affairs
+    """An input was put into the turn, and the model has not seen it."""
 
 
 class LeaseLost(Exception):  # noqa: N818 - a state of affairs

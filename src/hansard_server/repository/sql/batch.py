@@ -30,14 +30,20 @@ from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (
     AcceptInput,
     AppendDrafts,
+    CancelQueued,
     ClaimScope,
     Command,
+    FindInterrupted,
     FinishTurn,
+    HandOn,
     LeaseLost,
+    NamedCommand,
+    OwnedCommand,
     RecordStep,
     SessionName,
     StartNext,
     TakeTurn,
+    WhenBusy,
 )
 from hansard_server.repository.sql import decisions, tables
 from hansard_server.repository.sql.decisions import Named
@@ -137,6 +143,8 @@ _TURN_COLUMNS = (
     "output_tokens",
     "reasoning_tokens",
     "open_calls",
+    "taken_sequence",
+    "steered_sequence",
     "lease_owner",
     "lease_until",
     "fence",
@@ -203,7 +211,7 @@ class Batch:
 
     def run(self, commands: Sequence[Command]) -> list[Outcome]:
         """Return an outcome for each command, in order. Database errors are raised."""
-        self._resolve({c.session for c in commands if isinstance(c, AppendDrafts | AcceptInput)})
+        self._resolve({c.session for c in commands if isinstance(c, NamedCommand)})
         self._lock({uid for c in commands if (uid := self._uid_of(c)) is not None})
         self._load(commands)
         outcomes = [self._decide(command) for command in commands]
@@ -254,10 +262,10 @@ class Batch:
             self._named[name] = Named(name.tenant, session.uid, session.enabled, agent.enabled)
 
     def _uid_of(self, command: Command) -> Uid | None:
-        if isinstance(command, AppendDrafts | AcceptInput):
+        if isinstance(command, NamedCommand):
             named = self._named[command.session]
             return (named.tenant, named.uid) if isinstance(named, Named) else None
-        if isinstance(command, RecordStep | FinishTurn):
+        if isinstance(command, OwnedCommand):
             return (command.turn.tenant, command.turn.session_uid)
         return (command.tenant, command.session_uid)
 
@@ -335,7 +343,7 @@ class Batch:
 
     def _decide(self, command: Command) -> Outcome:
         named: Named | None = None
-        if isinstance(command, AppendDrafts | AcceptInput):
+        if isinstance(command, NamedCommand):
             found = self._named[command.session]
             if isinstance(found, Exception):
                 return found
@@ -345,7 +353,7 @@ class Batch:
         if state is None:
             if uid in self._skipped:
                 return Skipped()
-            if isinstance(command, AppendDrafts | AcceptInput):
+            if isinstance(command, NamedCommand):
                 return session_not_found(command.session)
             return None if isinstance(command, StartNext) else LeaseLost()
         try:
@@ -404,40 +412,54 @@ class _Wanted:
     def add(self, state: SessionState, command: Command) -> None:
         """Add what the command needs."""
         tenant, uid = state.tenant, state.uid
-        if isinstance(command, AppendDrafts | AcceptInput) and command.claim is not None:
+        claim = getattr(command, "claim", None)
+        if claim is not None:
             scope = command.scope if isinstance(command, AppendDrafts) else ClaimScope.SEND_EVENT
-            self.claims.add((tenant, uid, int(scope), command.claim.request_id))
+            self.claims.add((tenant, uid, int(scope), claim.request_id))
         if isinstance(command, AppendDrafts):
             for draft in command.drafts:
                 if draft.given_id:
                     self.event_ids.add((tenant, uid, draft.id))
                 if draft.tool_call_id is not None:
                     self.call_ids.add((tenant, uid, draft.tool_call_id))
-        elif isinstance(command, RecordStep | FinishTurn):
-            self.turns.add((tenant, uid, command.turn.turn_id))
-        elif isinstance(command, TakeTurn):
-            self.turns.add((tenant, uid, command.turn_id))
+        turn_id = _turn_needed(state, command)
+        if turn_id is not None:
+            self.turns.add((tenant, uid, turn_id))
         if isinstance(command, FinishTurn | StartNext) and state.head.queued_turns > 0:
             self.waiting.add((tenant, uid))
 
 
+def _turn_needed(state: SessionState, command: Command) -> str | None:
+    match command:
+        case RecordStep() | FinishTurn() | HandOn():
+            return command.turn.turn_id
+        case TakeTurn() | CancelQueued():
+            return command.turn_id
+        case FindInterrupted() | AcceptInput(when_busy=WhenBusy.STEER):
+            return state.head.unfinished_turn_id
+        case _:
+            return None
+
+
 def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
-    if isinstance(command, AppendDrafts | AcceptInput):
-        if named is None:
-            msg = "a command by keys was not resolved"
-            raise AssertionError(msg)
-        if isinstance(command, AppendDrafts):
-            return decisions.append_drafts(state, named, command)
-        return decisions.accept_input(state, named, command)
-    decide: Callable[[SessionState, Any], Outcome] = _BY_UID[type(command)]
-    return decide(state, command)
+    match command:
+        case AppendDrafts() | AcceptInput() if named is not None:
+            if isinstance(command, AppendDrafts):
+                return decisions.append_drafts(state, named, command)
+            return decisions.accept_input(state, named, command)
+        case _:
+            decide: Callable[[SessionState, Any], Outcome] = _DECISIONS[type(command)]
+            return decide(state, command)
 
 
-_BY_UID: dict[type, Callable[[SessionState, Any], Outcome]] = {
-    RecordStep: decisions.record_step,
+_DECISIONS: dict[type, Callable[[SessionState, Any], Outcome]] = {
+    CancelQueued: decisions.cancel_queued,
+    FindInterrupted: decisions.find_interrupted,
     FinishTurn: decisions.finish_turn,
-    TakeTurn: decisions.take_turn,
+    HandOn: decisions.hand_on,
+    RecordStep: decisions.record_step,
     StartNext: decisions.start_next,
+    TakeTurn: decisions.take_turn,
 }
 
 

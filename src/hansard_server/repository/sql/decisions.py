@@ -6,6 +6,7 @@ state: a refused command leaves nothing, without a savepoint.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 from hansard_server.domain.errors import (
@@ -18,6 +19,7 @@ from hansard_server.domain.errors import (
     SessionBusy,
     SessionDisabled,
     ToolCallNotPending,
+    TurnNotFound,
 )
 from hansard_server.domain.records import (
     Claim,
@@ -33,16 +35,21 @@ from hansard_server.repository.commands import (
     AcceptInput,
     AppendDrafts,
     Appended,
+    CancelQueued,
     ClaimScope,
     Draft,
+    FindInterrupted,
     Finished,
     FinishTurn,
+    HandOn,
+    Interruptible,
     LeaseLost,
     Recorded,
     RecordStep,
     StartNext,
     TakeTurn,
     TurnRef,
+    UnreadInput,
     Upload,
     WhenBusy,
 )
@@ -103,12 +110,15 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
             position=None,
             claimed=True,
             last_sequence=state.head.last_sequence,
+            from_sequence=earlier.events[0][1] if earlier.events else 0,
         )
     _check_enabled(named)
     head = state.head
     if head.busy:
         if command.when_busy is WhenBusy.REJECT or command.expected_last_sequence is not None:
             raise _busy()
+        if command.when_busy is WhenBusy.STEER and head.unfinished_turn_id is not None:
+            return _steer(state, state.turns[head.unfinished_turn_id], command)
         if head.queued_turns >= command.queue_max_inputs:
             msg = f"{head.queued_turns} inputs wait in the session already, as many as may wait"
             raise QueueFull(msg, retry_after_s=1.0, quota="queue_max_inputs")
@@ -153,6 +163,25 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
     )
 
 
+def _steer(state: SessionState, held: HeldTurn, command: AcceptInput) -> Accepted:
+    event = state.write_event(command.input, held.record.id)
+    turn = replace(held.record, last_sequence=event.sequence, steered_sequence=event.sequence)
+    state.put_turn(HeldTurn(turn, held.lease_owner, held.lease_until_us))
+    if command.claim is not None:
+        state.claim(
+            (ClaimScope.SEND_EVENT, command.claim.request_id),
+            Claimed(command.claim.fingerprint, turn.id, ((event.id, event.sequence),)),
+        )
+    return Accepted(
+        turn=turn,
+        input_event=event,
+        position=None,
+        claimed=False,
+        last_sequence=event.sequence,
+        from_sequence=event.sequence,
+    )
+
+
 def record_step(state: SessionState, command: RecordStep) -> Recorded:
     """Decide RecordStep; see there."""
     held = _hold(state, command.turn)
@@ -167,6 +196,12 @@ def record_step(state: SessionState, command: RecordStep) -> Recorded:
 def finish_turn(state: SessionState, command: FinishTurn) -> Finished:
     """Decide FinishTurn; see there."""
     held = _hold(state, command.turn)
+    if (
+        command.status is TurnStatus.COMPLETED
+        and command.read_sequence is not None
+        and held.record.steered_sequence > command.read_sequence
+    ):
+        raise UnreadInput
     turn, written = _write_turn_events(state, held.record, command.drafts)
     closing = tuple(command.close_call(call) for call in turn.open_calls)
     turn, closed = _write_turn_events(state, turn, closing)
@@ -184,6 +219,12 @@ def finish_turn(state: SessionState, command: FinishTurn) -> Finished:
     head.unfinished_turn_id = None
     state.touch()
     state.put_turn(HeldTurn(turn))
+    if command.claim is not None:
+        first = (written or closed)[0]
+        state.claim(
+            (ClaimScope.SEND_EVENT, command.claim.request_id),
+            Claimed(command.claim.fingerprint, turn.id, ((first.id, first.sequence),)),
+        )
     next_turn = state.start_next(command.lease) if command.start_next else None
     return Finished(
         turn=turn,
@@ -201,9 +242,58 @@ def take_turn(state: SessionState, command: TakeTurn) -> TurnRecord:
     lease_holds = held.lease_until_us is not None and held.lease_until_us > state.now_us
     if lease_holds and not command.force:
         raise LeaseLost
-    turn = replace(held.record, fence=held.record.fence + 1)
+    turn = held.record
+    attempt = turn.attempt
+    # An owner that handed the turn on has left no name behind.
+    if held.lease_owner is not None:
+        attempt = attempt + 1 if turn.last_sequence == turn.taken_sequence else 1
+    turn = replace(turn, fence=turn.fence + 1, attempt=attempt, taken_sequence=turn.last_sequence)
     state.put_turn(state.lease_turn(turn, command.lease))
     return turn
+
+
+def hand_on(state: SessionState, command: HandOn) -> None:
+    """Decide HandOn; see there."""
+    held = _hold(state, command.turn)
+    turn, _ = _write_turn_events(state, held.record, command.drafts)
+    state.head.usage += command.usage
+    state.head_changed = True
+    state.put_turn(HeldTurn(replace(turn, usage=turn.usage + command.usage, fence=turn.fence + 1)))
+
+
+def cancel_queued(state: SessionState, command: CancelQueued) -> TurnRecord:
+    """Decide CancelQueued; see there."""
+    held = state.turns.get(command.turn_id)
+    if held is None:
+        raise TurnNotFound.of_field("turn_id", f"there is no turn {command.turn_id!r}")
+    turn = held.record
+    if turn.status is not TurnStatus.QUEUED:
+        return turn
+    turn = replace(turn, status=TurnStatus.INTERRUPTED, ended_at_us=state.now_us)
+    state.put_turn(HeldTurn(turn))
+    with contextlib.suppress(ValueError):
+        state.waiting.remove(turn.id)
+    state.head.queued_turns -= 1
+    state.touch()
+    return turn
+
+
+def find_interrupted(state: SessionState, command: FindInterrupted) -> Interruptible:
+    """Decide FindInterrupted; see there."""
+    turn_id = state.head.unfinished_turn_id
+    sequence = None
+    earlier = _find_claim(state, ClaimScope.SEND_EVENT, command.claim)
+    if earlier is not None:
+        turn_id = earlier.turn_id
+        sequence = earlier.events[0][1] if earlier.events else None
+    elif command.turn_id not in {None, turn_id}:
+        turn_id = None
+    return Interruptible(
+        session_uid=state.uid,
+        turn=None if turn_id is None else state.turns[turn_id].record,
+        last_sequence=state.head.last_sequence,
+        claimed_sequence=sequence,
+    )
 
 
 def start_next(state: SessionState, command: StartNext) -> TurnRecord | None:

@@ -152,6 +152,7 @@ class SessionState:
                 first_sequence=event.sequence,
                 last_sequence=event.sequence,
                 attempt=1,
+                taken_sequence=event.sequence,
                 fence=turn.fence + 1,
                 started_at_us=self.now_us,
             ),

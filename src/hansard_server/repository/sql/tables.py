@@ -238,6 +238,10 @@ turns = Table(
     Column("open_calls", Text, nullable=False),
     Column("lease_owner", String(64)),
     Column("lease_until", BigInteger),
+    # Of the turn's last event when it last changed hands; no event since means no progress.
+    Column("taken_sequence", BigInteger, nullable=False),
+    # Of the newest input that was put into the turn while it ran.
+    Column("steered_sequence", BigInteger, nullable=False),
     # Goes up whenever the turn changes hands; a write with an old one is refused.
     Column("fence", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),

@@ -224,6 +224,8 @@ def _create_turns() -> None:
         sa.Column("open_calls", sa.Text(), nullable=False),
         sa.Column("lease_owner", sa.String(64)),
         sa.Column("lease_until", sa.BigInteger()),
+        sa.Column("taken_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("steered_sequence", sa.BigInteger(), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger()),
