@@ -18,14 +18,6 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     report.write()
 
 
-@pytest.fixture(scope="session")
-def databases(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Databases:
-    """Give the maker of databases."""
-    return Databases(request, tmp_path_factory.mktemp("databases"))
-
-
 @pytest.fixture(scope="module", params=DATABASES)
 def database(request: pytest.FixtureRequest) -> str:
     """Give the kind of database that the benchmark runs on."""

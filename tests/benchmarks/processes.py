@@ -64,10 +64,10 @@ class Client:
 
 
 @contextmanager
-def client(address: str, workload: str, session_keys: Sequence[str]) -> Iterator[Client]:
-    """Give a client with one call at a time for each session."""
+def client(address: str, workload: str) -> Iterator[Client]:
+    """Give a client of one workload; see load_client."""
     with subprocess.Popen(
-        [sys.executable, str(_HERE / "load_client.py"), address, workload, *session_keys],
+        [sys.executable, str(_HERE / "load_client.py"), address, workload],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

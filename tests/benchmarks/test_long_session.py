@@ -41,6 +41,11 @@ class Events:
         """Call by `stub`."""
         self._stub = stub
         self._numbers = count()
+        self._short_numbers = iter(range(SHORT_SESSIONS))
+
+    def short_key(self) -> str:
+        """Return the key of a short session that nobody has written to."""
+        return SHORT.format(next(self._short_numbers))
 
     def page(self, token: str = "", size: int = PAGE, **fields: Any) -> ListResponse:
         """Return a page of the long session."""
@@ -106,12 +111,6 @@ def events(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Events(event_service_pb2_grpc.EventServiceStub(channel))
 
 
-@pytest.fixture(scope="module")
-def short_keys() -> Iterator[str]:
-    """Give keys of short sessions that nobody has written to."""
-    return map(SHORT.format, range(SHORT_SESSIONS))
-
-
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_page_costs_the_same_anywhere(
     events: Events, database: str, order: str, report: Report
@@ -150,12 +149,10 @@ def test_an_event_is_found_at_the_same_cost(events: Events, database: str, repor
     table.check(LIMIT)
 
 
-def test_an_append_costs_the_same(
-    events: Events, database: str, short_keys: Iterator[str], report: Report
-) -> None:
+def test_an_append_costs_the_same(events: Events, database: str, report: Report) -> None:
     table = compare(
         f"{database}: AppendEvents, one event of 500 bytes",
-        (f"session of {FEW_EVENTS}", partial(events.append, partial(next, short_keys))),
+        (f"session of {FEW_EVENTS}", partial(events.append, events.short_key)),
         {f"session of {EVENTS:,}": partial(events.append, lambda: LONG)},
     )
     report.add(table)
@@ -174,12 +171,10 @@ def test_a_turn_costs_the_same_once_the_history_is_full(
     table.check(LIMIT)
 
 
-def test_a_turn_costs_the_same(
-    events: Events, database: str, short_keys: Iterator[str], report: Report
-) -> None:
+def test_a_turn_costs_the_same(events: Events, database: str, report: Report) -> None:
     table = compare(
         f"{database}: SendEvent, a turn",
-        (f"session of {FEW_EVENTS}", partial(events.send, partial(next, short_keys))),
+        (f"session of {FEW_EVENTS}", partial(events.send, events.short_key)),
         {f"session of {EVENTS:,}": partial(events.send, lambda: LONG)},
     )
     report.add(table)
