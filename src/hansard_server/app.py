@@ -257,7 +257,7 @@ def _servicers(parts: Parts) -> list[Service]:
         Service(
             _name(turn_service_pb2, "TurnService"),
             turn_service_pb2_grpc.add_TurnServiceServicer_to_server,
-            TurnServicer(queries),
+            TurnServicer(inputs, queries),
         ),
         Service(
             _name(artifact_service_pb2, "ArtifactService"),

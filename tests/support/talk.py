@@ -71,6 +71,39 @@ class Talk:
         self.uid = session.uid
         return self
 
+    async def set_model(self, made: agent_pb2.Model) -> None:
+        """Give the agent another model, for turns that start from now on."""
+        await self.server.agents.UpdateAgent(
+            agent_service_pb2.UpdateAgentRequest(
+                agent=agent_pb2.Agent(key=self.agent_key, model=made),
+                update_mask={"paths": ["model"]},
+            )
+        )
+
+    async def hold(self, text: str = "Wait.", **fields: Any) -> tuple[Any, str]:
+        """Begin a turn that goes on until it is released; return its call and its id.
+
+        Turns after it have the model that the agent had before.
+        """
+        agent = await self.server.agents.GetAgent(
+            agent_service_pb2.GetAgentRequest(agent_key=self.agent_key)
+        )
+        await self.set_model(model([{"thinking": {"content": "I wait."}}, {"pause_ms": 60_000}]))
+        stream = self.stream(text, **fields)
+        source = aiter(stream)
+        while True:
+            response = await anext(source)
+            if response.event.HasField("thinking"):
+                break
+        await self.set_model(agent.model)
+        return stream, response.turn_id
+
+    async def release(self, turn_id: str) -> turn_pb2.Turn:
+        """End a turn."""
+        return await self.server.turns.CancelTurn(
+            turn_service_pb2.CancelTurnRequest(turn_id=turn_id, **self.keys)
+        )
+
     def another(self, session_key: str) -> Talk:
         """Return a talk in another session of the same agent; `open_session` creates it."""
         return Talk(self.server, self.agent_key, session_key)

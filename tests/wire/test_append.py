@@ -189,16 +189,15 @@ async def test_given_ids_are_written_once(hansard: Running) -> None:
 
 
 async def test_only_custom_events_come_into_an_unfinished_turn(hansard: Running) -> None:
-    talk = await Talk(hansard).begin([{"agent_output": {"deltas": ["a", "b"], "pause_ms": 150}}])
-    running = talk.stream()
-    source = aiter(running)
-    await anext(source)
+    talk = await Talk(hansard).begin()
+    running, turn_id = await talk.hold()
     assert (await failure(talk.append(output()))).reason == "SESSION_BUSY"
-    assert await talk.append(rating()) == [2]
-    rest = [response async for response in source]
+    assert await talk.append(rating()) == [3]
+    await talk.release(turn_id)
+    rest = [response async for response in running]
     # It is of the session, not of the turn.
-    assert [r.event.sequence for r in rest if r.HasField("event")] == [3]
-    assert len(await talk.events()) == 3
+    assert [r.event.sequence for r in rest if r.HasField("event")] == [4]
+    assert len(await talk.events()) == 4
 
 
 # Lists --------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ class FinishTurn:
     In one transaction: its last events are written, each of its open calls gets the output that
     `close_call` makes, the turn gets its status, and the session's next waiting turn, if there is
     one and `start_next` holds, starts under the lease. A claim, given for an interrupt, is kept
-    with the turn and the first of the drafts. Raises LeaseLost as RecordStep does; UnreadInput when
+    with the turn and the event that says so. Raises LeaseLost as RecordStep does; UnreadInput when
     the turn would be COMPLETED and an input was steered into it after `read_sequence`.
     """
 
@@ -269,25 +269,27 @@ class CancelQueued:
 class FindInterrupted:
     """Find the turn that an interrupt means. Result: Interruptible; nothing is written.
 
-    Raises AgentNotFound, SessionNotFound, RequestIdReused.
+    Raises AgentNotFound, SessionNotFound, RequestIdReused; with `for_input` also AgentDisabled and
+    SessionDisabled, since an input is to follow.
     """
 
     session: SessionName
     turn_id: str | None = None
     claim: Claim | None = None
+    for_input: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruptible:
-    """The turn, if there is one; `claimed_sequence` when an earlier request has interrupted it.
+    """The turn, if there is one.
 
-    That is the sequence of the event that says so.
+    `claimed` says that an earlier request with this request_id did the work on it.
     """
 
     session_uid: str
     turn: TurnRecord | None
     last_sequence: int
-    claimed_sequence: int | None = None
+    claimed: Accepted | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

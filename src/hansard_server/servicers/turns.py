@@ -7,9 +7,9 @@ from typing import Any
 import grpc.aio
 
 from hansard.v1 import turn_pb2, turn_service_pb2, turn_service_pb2_grpc
-from hansard_server.domain.errors import Unimplemented
 from hansard_server.servicers.caller import current_tenant
 from hansard_server.servicers.convert import to_turn
+from hansard_server.turns.inputs import Inputs
 from hansard_server.turns.queries import Queries
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -18,8 +18,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
     """Converts, calls, converts."""
 
-    def __init__(self, queries: Queries) -> None:
-        """Serve by `queries`."""
+    def __init__(self, inputs: Inputs, queries: Queries) -> None:
+        """Serve by `inputs` and `queries`."""
+        self._inputs = inputs
         self._queries = queries
 
     async def GetTurn(
@@ -40,8 +41,8 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         )
 
     async def CancelTurn(
-        self, _request: turn_service_pb2.CancelTurnRequest, _context: Context
+        self, request: turn_service_pb2.CancelTurnRequest, _context: Context
     ) -> turn_pb2.Turn:
         """See the contract."""
-        msg = "this server does not serve CancelTurn yet"
-        raise Unimplemented(msg)
+        turn = await self._inputs.cancel(current_tenant(), request)
+        return to_turn(turn, request.agent_key, request.session_key)

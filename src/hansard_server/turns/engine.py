@@ -6,6 +6,7 @@ A turn belongs to the process that holds its lease, not to the call that sent it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,26 +19,32 @@ from hansard_server.domain.errors import (
     AgentProcessingFailed,
     DomainError,
     ModelUnavailable,
-    ServerShuttingDown,
     StoreUnavailable,
 )
 from hansard_server.domain.keys import random_tail
-from hansard_server.domain.records import TurnRecord, TurnStatus, Usage
+from hansard_server.domain.records import Claim, TurnRecord, TurnStatus, Usage
 from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (
+    Draft,
     Finished,
     FinishTurn,
+    HandOn,
     Lease,
     LeaseLost,
     StartNext,
     TakeTurn,
+    UnreadInput,
 )
-from hansard_server.turns.feeds import Feeds, SessionUid
-from hansard_server.turns.payloads import close_call
-from hansard_server.turns.recorder import Recorder, turn_ref
+from hansard_server.turns.feeds import Feeds, SessionFeed
+from hansard_server.turns.payloads import close_call, interrupted_payload, make_draft
+from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref
 
 _log = structlog.get_logger("hansard.turns")
 
+MAX_TAKEOVERS = 3
+"""So many times in a row a turn is taken over without a new event; then it ends FAILED."""
+INTERRUPT_PATIENCE_S = 2.0
+"""An owner that has not ended its turn after this long loses it."""
 _RECOVERY_BATCH = 100
 _FINISH_RETRY_FIRST_S = 0.1
 _FINISH_RETRY_MAX_S = 2.0
@@ -61,6 +68,34 @@ class EngineSettings:
     lease_s: float
     text_max_bytes: int
     recovery_interval_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """Why somebody ends a turn, and the claim of the request that does."""
+
+    reason: str
+    claim: Claim | None = None
+
+
+@dataclass(slots=True, eq=False)
+class RunningTurn:
+    """A turn that this process works on.
+
+    `agent` may be cancelled; `task`, which ends the turn whatever becomes of the agent, may not.
+    """
+
+    turn: TurnRecord
+    recorder: Recorder | None = None
+    agent: asyncio.Future[None] | None = None
+    task: asyncio.Task[None] | None = None
+    interruption: Interruption | None = None
+    lost: bool = False
+
+    def stop_agent(self) -> None:
+        """Cancel what the agent does."""
+        if self.agent is not None:
+            self.agent.cancel()
 
 
 class TurnEngine:
@@ -88,9 +123,7 @@ class TurnEngine:
         self._load_context = load_context
         self._settings = settings
         self._alone = alone
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._sessions: dict[SessionUid, str] = {}
-        self._lost: set[str] = set()
+        self._running: dict[str, RunningTurn] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -102,69 +135,74 @@ class TurnEngine:
     @property
     def running(self) -> int:
         """How many turns run in this process."""
-        return len(self._tasks)
+        return len(self._running)
 
     async def open(self) -> None:
-        """End what an earlier process left unfinished, and begin to keep leases and queues."""
+        """Take over what an earlier process left unfinished; begin to keep leases and queues."""
         await self.recover(at_start=True)
         self._keeper = asyncio.create_task(self._keep(), name="turn-keeper")
 
     def begin_drain(self) -> None:
-        """Start no waiting turn any more."""
+        """Start no waiting turn any more, and hand each running one on after its current step."""
         self._draining = True
+        for running in self._running.values():
+            if running.recorder is not None:
+                running.recorder.hand_on()
 
     async def drain(self, deadline_s: float) -> None:
-        """Let running turns come to their end until the deadline; then end them FAILED.
-
-        Waiting turns stay as they are: the next process starts them.
-        """
+        """Return when no turn runs here; what runs at the deadline is handed on as it is."""
         self.begin_drain()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=max(deadline_s, 0))
-        for task in list(self._tasks.values()):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        await self._wait_for_turns(max(deadline_s, 0))
+        for running in list(self._running.values()):
+            running.stop_agent()
+        await self._wait_for_turns(None)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 
     def start(self, turn: TurnRecord) -> None:
         """Run a turn whose lease this process was just given."""
-        session = (turn.tenant, turn.session_uid)
-        task = asyncio.create_task(self._run(turn), name=f"turn-{turn.id}")
-        self._tasks[turn.id] = task
-        self._sessions[session] = turn.id
+        running = self._running[turn.id] = RunningTurn(turn)
+        running.task = asyncio.create_task(self._run(running), name=f"turn-{turn.id}")
 
-        def forget(_: asyncio.Task[None]) -> None:
-            del self._tasks[turn.id]
-            self._lost.discard(turn.id)
-            # The next turn of the session may have begun by now.
-            if self._sessions.get(session) == turn.id:
-                del self._sessions[session]
+    async def interrupt(self, turn: TurnRecord, interruption: Interruption) -> None:
+        """End a running turn: by its task if it runs here, else by taking it from its owner.
 
-        task.add_done_callback(forget)
+        Does nothing when the turn has ended meanwhile.
+        """
+        running = self._running.get(turn.id)
+        if running is not None and running.task is not None:
+            running.interruption = running.interruption or interruption
+            running.stop_agent()
+            await asyncio.wait([running.task], timeout=INTERRUPT_PATIENCE_S)
+            if running.task.done():
+                return
+            running.lost = True
+        with contextlib.suppress(LeaseLost):
+            taken = await self._take(turn, force=True)
+            await self._end(taken, TurnStatus.INTERRUPTED, None, (), Usage(), interruption)
 
     def on_change(self, change: Change) -> None:
         """Stop working for a session that was deleted; to be given to Store.listen."""
         if not change.deleted:
             return
-        turn_id = self._sessions.get((change.tenant, change.session_uid))
-        if turn_id is not None:
-            self._lost.add(turn_id)
-            self._tasks[turn_id].cancel()
+        for running in self._running.values():
+            turn = running.turn
+            if (turn.tenant, turn.session_uid) == (change.tenant, change.session_uid):
+                running.lost = True
+                running.stop_agent()
 
     async def recover(self, *, at_start: bool = False) -> None:
-        """End turns that have lost their owner, and start what waits where nothing runs."""
+        """Take over turns that have lost their owner, and start what waits where nothing runs."""
         expired_only = not (at_start and self._alone)
         found: Sequence[object] = [None] * _RECOVERY_BATCH
         while len(found) == _RECOVERY_BATCH:
             found = turns = await self._store.read(
                 lambda tx: tx.find_unfinished_turns(_RECOVERY_BATCH, expired_only=expired_only)
             )
-            abandoned = [turn for turn in turns if turn.id not in self._tasks]
+            abandoned = [turn for turn in turns if turn.id not in self._running]
             await asyncio.gather(
-                *(self._end_abandoned(turn, force=not expired_only) for turn in abandoned)
+                *(self._take_over(turn, force=not expired_only) for turn in abandoned)
             )
             if not abandoned:
                 break
@@ -173,12 +211,10 @@ class TurnEngine:
             found = queues = await self._store.read(lambda tx: tx.find_idle_queues(_RECOVERY_BATCH))
             await asyncio.gather(*(self._start_next(*session) for session in queues))
 
-    async def _start_next(self, tenant: str, session_uid: str) -> None:
-        next_turn = await self._store.submit(
-            StartNext(tenant=tenant, session_uid=session_uid, lease=self.lease)
-        )
-        if next_turn is not None:
-            self.start(next_turn)
+    async def _wait_for_turns(self, timeout_s: float | None) -> None:
+        tasks = [running.task for running in self._running.values() if running.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _keep(self) -> None:
         """Renew the leases, and look for turns and queues that nobody serves."""
@@ -197,72 +233,138 @@ class TurnEngine:
     async def _renew_leases(self) -> None:
         # Of the turns that do run here, and no others: a lease that this process was given without
         # hearing of it must run out.
-        running = [(*session, turn_id) for session, turn_id in self._sessions.items()]
-        if running:
+        turns = [running.turn for running in self._running.values() if not running.lost]
+        keys = [(turn.tenant, turn.session_uid, turn.id) for turn in turns]
+        if keys:
             lease_s = self._settings.lease_s
-            await self._store.write(lambda tx: tx.renew_leases(self.owner, running, lease_s))
+            await self._store.write(lambda tx: tx.renew_leases(self.owner, keys, lease_s))
 
-    async def _end_abandoned(self, turn: TurnRecord, *, force: bool) -> None:
-        try:
-            taken = await self._store.submit(
-                TakeTurn(
-                    tenant=turn.tenant,
-                    session_uid=turn.session_uid,
-                    turn_id=turn.id,
-                    lease=self.lease,
-                    force=force,
-                )
-            )
-        except LeaseLost:
-            return
-        msg = "the server stopped while the turn was running"
-        await self._finish(taken, None, TurnStatus.FAILED, AgentProcessingFailed(msg))
+    async def _start_next(self, tenant: str, session_uid: str) -> None:
+        next_turn = await self._store.submit(
+            StartNext(tenant=tenant, session_uid=session_uid, lease=self.lease)
+        )
+        if next_turn is not None:
+            self.start(next_turn)
 
-    async def _run(self, turn: TurnRecord) -> None:
-        with self._feeds.use(turn.tenant, turn.session_uid) as feed:
-            recorder = Recorder(
-                self._store, feed, turn, text_max_bytes=self._settings.text_max_bytes
+    async def _take(self, turn: TurnRecord, *, force: bool) -> TurnRecord:
+        return await self._store.submit(
+            TakeTurn(
+                tenant=turn.tenant,
+                session_uid=turn.session_uid,
+                turn_id=turn.id,
+                lease=self.lease,
+                force=force,
             )
-            status = TurnStatus.FAILED
-            error: DomainError | None = None
-            try:
-                await self._run_agent(await self._load_context(turn), recorder)
-                status = TurnStatus.COMPLETED
-            except LeaseLost:
-                _log.info("turn_lost", turn_id=turn.id)
+        )
+
+    async def _take_over(self, turn: TurnRecord, *, force: bool) -> None:
+        with contextlib.suppress(LeaseLost):
+            taken = await self._take(turn, force=force)
+            _log.info("turn_taken_over", turn_id=turn.id, attempt=taken.attempt)
+            if taken.attempt <= 1 + MAX_TAKEOVERS:
+                self.start(taken)
                 return
-            except asyncio.CancelledError:
-                if turn.id in self._lost:
-                    return
-                error = ServerShuttingDown("the server stopped while the turn was running")
-            except DomainError as failure:
-                error = failure
-            except Exception:  # noqa: BLE001 - the turn says so, and the log has the traceback
-                log_id = random_tail(12)
-                _log.exception("turn_failed", turn_id=turn.id, log_id=log_id)
-                error = AgentProcessingFailed(f"the agent failed; the log has it under {log_id}")
+            error = AgentProcessingFailed(
+                f"{MAX_TAKEOVERS} servers in a row stopped while the turn was running"
+            )
+            await self._end(taken, TurnStatus.FAILED, error, (), Usage(), None)
+
+    async def _run(self, running: RunningTurn) -> None:
+        turn = running.turn
+        with self._feeds.use(turn.tenant, turn.session_uid) as feed:
             try:
-                await self._finish(turn, recorder, status, error)
+                await self._run_to_its_end(running, feed)
             except LeaseLost:
                 _log.info("turn_lost", turn_id=turn.id)
+            except Exception:  # noqa: BLE001 - logged with its traceback; the lease runs out
+                _log.exception("turn_abandoned", turn_id=turn.id)
             finally:
+                del self._running[turn.id]
                 if feed.text is not None and feed.text.turn_id == turn.id:
                     feed.text = None
                     feed.wake()
 
-    async def _finish(
+    async def _run_to_its_end(self, running: RunningTurn, feed: SessionFeed) -> None:
+        turn = running.turn
+        recorder = running.recorder = Recorder(
+            self._store, feed, turn, text_max_bytes=self._settings.text_max_bytes
+        )
+        if self._draining:
+            recorder.hand_on()
+        while True:
+            status, error = await self._answer(running, recorder)
+            if status is None:
+                drafts, usage = recorder.take()
+                await self._store.submit(HandOn(turn=turn_ref(turn), drafts=drafts, usage=usage))
+                _log.info("turn_handed_on", turn_id=turn.id)
+                return
+            # A text that the model did not come to end is stored as readers have seen it.
+            recorder.end_text(partial=status is not TurnStatus.COMPLETED)
+            read_sequence = recorder.read_sequence
+            drafts, usage = recorder.take()
+            try:
+                await self._end(
+                    turn, status, error, drafts, usage, running.interruption, read_sequence
+                )
+            except UnreadInput:
+                # The agent goes on with what was put into the turn meanwhile.
+                recorder.put_back(drafts, usage)
+            else:
+                return
+
+    async def _answer(
+        self, running: RunningTurn, recorder: Recorder
+    ) -> tuple[TurnStatus | None, DomainError | None]:
+        """Let the agent work; return how the turn ends, None for one that is handed on.
+
+        Raises LeaseLost.
+        """
+        turn = running.turn
+        running.agent = asyncio.ensure_future(self._work(turn, recorder))
+        try:
+            await running.agent
+        except HandedOn:
+            return None, None
+        except asyncio.CancelledError:
+            if not running.agent.cancelled():
+                running.agent.cancel()
+                raise
+            if running.lost:
+                raise LeaseLost from None
+            if running.interruption is not None:
+                return TurnStatus.INTERRUPTED, None
+            recorder.drop_text()
+            return None, None
+        except LeaseLost:
+            raise
+        except DomainError as failure:
+            return TurnStatus.FAILED, failure
+        except Exception:  # noqa: BLE001 - the turn says so, and the log has the traceback
+            log_id = random_tail(12)
+            _log.exception("turn_failed", turn_id=turn.id, log_id=log_id)
+            return TurnStatus.FAILED, AgentProcessingFailed(
+                f"the agent failed; the log has it under {log_id}"
+            )
+        return TurnStatus.COMPLETED, None
+
+    async def _work(self, turn: TurnRecord, recorder: Recorder) -> None:
+        await self._run_agent(await self._load_context(turn), recorder)
+
+    async def _end(
         self,
         turn: TurnRecord,
-        recorder: Recorder | None,
         status: TurnStatus,
         error: DomainError | None,
+        drafts: tuple[Draft, ...],
+        usage: Usage,
+        interruption: Interruption | None,
+        read_sequence: int | None = None,
     ) -> None:
-        if recorder is not None:
-            # A text that the model did not come to end is stored as readers have seen it.
-            recorder.end_text(partial=error is not None)
-            drafts, usage = recorder.take()
-        else:
-            drafts, usage = (), Usage()
+        """End the turn, and run the next one. Raises LeaseLost, UnreadInput."""
+        claim = None
+        if status is TurnStatus.INTERRUPTED and interruption is not None:
+            drafts = (*drafts, make_draft(interrupted_payload(interruption.reason)))
+            claim = interruption.claim
         command = FinishTurn(
             turn=turn_ref(turn),
             status=status,
@@ -272,6 +374,8 @@ class TurnEngine:
             usage=usage,
             error=b"" if error is None else error_status(error).SerializeToString(),
             start_next=not self._draining,
+            read_sequence=read_sequence,
+            claim=claim,
         )
         finished = await self._submit_end(command)
         if finished.next_turn is not None:
@@ -291,7 +395,6 @@ class TurnEngine:
 
 _CODES: dict[type[DomainError], int] = {
     ModelUnavailable: code_pb2.UNAVAILABLE,
-    ServerShuttingDown: code_pb2.UNAVAILABLE,
     StoreUnavailable: code_pb2.UNAVAILABLE,
 }
 

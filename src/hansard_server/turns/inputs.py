@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
 
-from hansard.v1 import event_pb2, event_service_pb2, turn_pb2
+from hansard.v1 import event_pb2, event_service_pb2, turn_pb2, turn_service_pb2
 from hansard_server.domain.errors import Unimplemented
 from hansard_server.domain.keys import make_event_id, make_turn_id
-from hansard_server.domain.limits import Limits
-from hansard_server.domain.records import Claim, EventType, TurnStatus
-from hansard_server.repository.api import Store
+from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS, Limits
+from hansard_server.domain.records import Claim, EventType, TurnRecord, TurnStatus
+from hansard_server.repository.api import EventScan, Store
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
     AppendDrafts,
     Appended,
+    CancelQueued,
     Draft,
+    FindInterrupted,
     SessionName,
     WhenBusy,
 )
@@ -31,19 +33,24 @@ from hansard_server.turns.drafts import (
     make_drafts,
     message_references,
 )
-from hansard_server.turns.engine import TurnEngine
+from hansard_server.turns.engine import Interruption, TurnEngine
 from hansard_server.turns.feeds import Feeds, SessionFeed
 from hansard_server.turns.readers import InputQueued, Item, Readers, shutting_down
 
 SendRequest = event_service_pb2.SendEventRequest
 AppendRequest = event_service_pb2.AppendEventsRequest
+CancelRequest = turn_service_pb2.CancelTurnRequest
 
 _LATER = "this server does not serve {} yet"
 _WHEN_BUSY = {
     event_service_pb2.WHEN_BUSY_UNSPECIFIED: WhenBusy.QUEUE,
     event_service_pb2.WHEN_BUSY_QUEUE: WhenBusy.QUEUE,
     event_service_pb2.WHEN_BUSY_REJECT: WhenBusy.REJECT,
+    event_service_pb2.WHEN_BUSY_STEER: WhenBusy.STEER,
+    # The running turn has been ended by then; what waits goes first.
+    event_service_pb2.WHEN_BUSY_INTERRUPT: WhenBusy.QUEUE,
 }
+_BEYOND_ANY = 2**62
 
 
 class Inputs:
@@ -66,12 +73,44 @@ class Inputs:
 
         Raises what the contract says of SendEvent; nothing is stored then.
         """
-        when_busy = _check_supported(request)
+        kind = request.WhichOneof("input")
+        if kind == "interrupt":
+            sending = self._interrupt(tenant, request)
+        elif kind == "input_message":
+            sending = self._send_message(tenant, request)
+        else:
+            raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
+        async with aclosing(sending) as items:
+            async for item in items:
+                yield item
+                if request.detach:
+                    return
+
+    async def cancel(self, tenant: str, request: CancelRequest) -> TurnRecord:
+        """End the turn, or take it back while it waits; return it as it is then.
+
+        Raises what the contract says of CancelTurn.
+        """
+        name = SessionName(
+            tenant=tenant, agent_key=request.agent_key, session_key=request.session_key
+        )
+        turn = await self._store.submit(CancelQueued(session=name, turn_id=request.turn_id))
+        if turn.status.ended:
+            return turn
+        await self._engine.interrupt(turn, Interruption("the turn was cancelled"))
+        return await self._store.read(lambda tx: tx.get_turn(tenant, turn.session_uid, turn.id))
+
+    async def _send_message(
+        self, tenant: str, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
         message = event_pb2.InputMessage()
         message.CopyFrom(request.input_message)
         check_input(message, "input_message", self._limits)
         name = _session_name(tenant, request)
         name = await self._fill(name, message_references(message, "input_message"))
+        claim = _send_claim(request)
+        if request.when_busy == event_service_pb2.WHEN_BUSY_INTERRUPT:
+            await self._interrupt_for_input(name, claim)
         command = AcceptInput(
             session=name,
             turn_id=make_turn_id(),
@@ -80,10 +119,10 @@ class Inputs:
                 type=EventType.INPUT_MESSAGE,
                 payload=turn_pb2.TurnInput(input_message=message).SerializeToString(),
             ),
-            when_busy=when_busy,
+            when_busy=_WHEN_BUSY[request.when_busy],
             queue_max_inputs=self._limits.queue_max_inputs,
             lease=self._engine.lease,
-            claim=_send_claim(request),
+            claim=claim,
             expected_last_sequence=_expected(request),
         )
         async with (
@@ -92,8 +131,63 @@ class Inputs:
         ):
             async for item in items:
                 yield accepted, item
-                if request.detach:
-                    return
+
+    async def _interrupt(
+        self, tenant: str, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+        """End the session's turn, and yield its items from the event that says so."""
+        claim = _send_claim(request)
+        find = FindInterrupted(
+            session=_session_name(tenant, request),
+            turn_id=request.interrupt.turn_id or None,
+            claim=claim,
+        )
+        found = await self._store.submit(find)
+        accepted = found.claimed
+        if accepted is None:
+            if found.turn is None:
+                return
+            # Ended even if the caller goes away meanwhile.
+            await asyncio.shield(
+                self._engine.interrupt(found.turn, Interruption("the user interrupted", claim))
+            )
+            turn = found.turn
+            accepted = Accepted(
+                turn=turn,
+                input_event=None,
+                position=None,
+                claimed=True,
+                last_sequence=found.last_sequence,
+                from_sequence=await self._find_interruption(turn),
+            )
+        with self._feeds.use(accepted.turn.tenant, accepted.turn.session_uid) as feed:
+            async with aclosing(self._follow(accepted, feed, request)) as items:
+                async for item in items:
+                    yield accepted, item
+
+    async def _interrupt_for_input(self, name: SessionName, claim: Claim | None) -> None:
+        find = FindInterrupted(session=name, claim=claim, for_input=True)
+        found = await self._store.submit(find)
+        if found.claimed is None and found.turn is not None:
+            await asyncio.shield(
+                self._engine.interrupt(found.turn, Interruption("another input came"))
+            )
+
+    async def _find_interruption(self, turn: TurnRecord) -> int:
+        """Return the sequence of the event that says that the turn was interrupted."""
+        scan = EventScan(
+            limit=1,
+            max_bytes=PAGE_MAX_BYTES,
+            max_rows=SCAN_MAX_ROWS,
+            descending=True,
+            types=frozenset({EventType.SESSION_INTERRUPTED}),
+            turn_id=turn.id,
+        )
+        page = await self._store.read(
+            lambda tx: tx.scan_events(turn.tenant, turn.session_uid, scan)
+        )
+        # None when the turn came to its end by itself: then that is all there is to tell.
+        return page.events[0].sequence if page.events else _BEYOND_ANY
 
     async def append(self, tenant: str, request: AppendRequest) -> Appended:
         """Write a caller's events. Raises what the contract says of AppendEvents."""
@@ -144,7 +238,7 @@ class Inputs:
         turn = accepted.turn
         held = ExitStack()
         feed = held.enter_context(self._feeds.use(turn.tenant, turn.session_uid))
-        if accepted.input_event is not None:
+        if accepted.input_event is not None and not accepted.from_sequence:
             feed.seed(turn, accepted.input_event)
             self._engine.start(turn)
         return accepted, held, feed
@@ -162,11 +256,14 @@ class Inputs:
             )
         if position:
             yield InputQueued(position)
-        after = None if accepted.claimed else accepted.last_sequence
-        if accepted.input_event is not None:
-            after = accepted.input_event.sequence - 1
-        deltas = request.deltas != event_service_pb2.DELTA_MODE_NONE
-        following = self._readers.follow_turn(feed, turn, after_sequence=after, deltas=deltas)
+        following = self._readers.follow_turn(
+            feed,
+            turn,
+            # Nothing of a turn that this call has started can have been missed.
+            fresh=accepted.input_event is not None and not accepted.from_sequence,
+            from_sequence=accepted.from_sequence,
+            deltas=request.deltas != event_service_pb2.DELTA_MODE_NONE,
+        )
         async with aclosing(following) as items:
             async for item in items:
                 yield item
@@ -176,17 +273,6 @@ def _release(accepting: asyncio.Future[tuple[Accepted, ExitStack, SessionFeed]])
     if not accepting.cancelled() and accepting.exception() is None:
         _, held, _ = accepting.result()
         held.close()
-
-
-def _check_supported(request: SendRequest) -> WhenBusy:
-    kind = request.WhichOneof("input")
-    if kind != "input_message":
-        raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
-    when_busy = _WHEN_BUSY.get(request.when_busy)
-    if when_busy is None:
-        name = event_service_pb2.WhenBusy.Name(request.when_busy).removeprefix("WHEN_BUSY_")
-        raise Unimplemented.of_field("when_busy", _LATER.format(name))
-    return when_busy
 
 
 def _session_name(tenant: str, request: SendRequest | AppendRequest) -> SessionName:

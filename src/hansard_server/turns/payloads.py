@@ -64,6 +64,11 @@ def text_payload(
     )
 
 
+def interrupted_payload(reason: str) -> event_pb2.Event:
+    """Return the event that says that a turn was ended."""
+    return event_pb2.Event(session_interrupted=event_pb2.SessionInterrupted(reason=reason))
+
+
 def close_call(call: OpenCall) -> Draft:
     """Return the output of a call that its turn left open: INTERRUPTED."""
     return make_draft(

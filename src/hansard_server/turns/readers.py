@@ -185,18 +185,24 @@ class Readers:
         self._poll_floor_s = poll_floor_s
 
     async def follow_turn(
-        self, feed: SessionFeed, turn: TurnRecord, *, after_sequence: int | None, deltas: bool
+        self,
+        feed: SessionFeed,
+        turn: TurnRecord,
+        *,
+        fresh: bool,
+        deltas: bool,
+        from_sequence: int = 0,
     ) -> AsyncGenerator[Item, None]:
         """Yield the items of a turn to its end, and then TurnStopped.
 
-        `after_sequence`: where the reader stands, if nothing of the turn was missed; None: the turn
-        is read from its start. Raises ServerShuttingDown on a drain, SessionNotFound when the
-        session is deleted.
+        `fresh`: the feed was in use before anything of the turn was stored, but its input; else the
+        store is read first. `from_sequence`: where to begin; 0: at the turn's start. Raises
+        ServerShuttingDown on a drain, SessionNotFound when the session is deleted.
         """
-        from_store = after_sequence is None
-        if after_sequence is None:
+        from_store = not fresh
+        if from_store:
             turn = await self._read_turn(turn)
-            after_sequence = max(turn.first_sequence - 1, 0)
+        after_sequence = max((from_sequence or turn.first_sequence) - 1, 0)
         session = (turn.tenant, turn.session_uid)
         cursor = Cursor(
             self._store,

@@ -8,7 +8,7 @@ from hansard.v1 import event_pb2
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import TurnRecord, Usage
-from hansard_server.repository.api import EventScan, Store
+from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.repository.commands import Draft, RecordStep, TurnRef
 from hansard_server.turns.feeds import OpenText, SessionFeed
 from hansard_server.turns.payloads import decode_event, make_draft, text_payload
@@ -20,10 +20,15 @@ HISTORY_MAX_BYTES = 4 * 1024 * 1024
 HISTORY_MAX_EVENTS = 1_000
 
 
+class HandedOn(Exception):  # noqa: N818 - a state of affairs
+    """The turn stops here, so that another process goes on with it."""
+
+
 class Recorder:
     """Writes the events of one turn, under its lease.
 
-    Raises LeaseLost from `show`, `flush` and `history` when the turn is in other hands.
+    Raises LeaseLost from `show`, `flush` and `history` when the turn is in other hands, and
+    HandedOn after `hand_on`.
     """
 
     def __init__(
@@ -42,6 +47,10 @@ class Recorder:
         self._text: OpenText | None = None
         self._drafts: list[Draft] = []
         self._usage = Usage()
+        self._open_calls = {call.tool_call_id for call in turn.open_calls}
+        self._handing_on = False
+        self.read_sequence = 0
+        """The last sequence of the session that `history` has told the agent of."""
 
     async def show(self, kind: TextKind, text: str) -> None:
         """Show more of the open text; see the Protocol."""
@@ -65,11 +74,11 @@ class Recorder:
         text, self._text = self._text, None
         if text is not None:
             payload = text_payload(text.kind, text.content.decode(), provider_data, partial=partial)
-            self._drafts.append(make_draft(payload, event_id=text.event_id))
+            self._add_draft(make_draft(payload, event_id=text.event_id))
 
     def add(self, payload: event_pb2.Event) -> None:
         """Add an event that waits; see the Protocol."""
-        self._drafts.append(make_draft(payload))
+        self._add_draft(make_draft(payload))
 
     def add_usage(self, usage: Usage) -> None:
         """Add to the turn's usage."""
@@ -86,6 +95,7 @@ class Recorder:
             return
         drafts, usage = self.take()
         await self._store.submit(RecordStep(turn=self._ref, drafts=drafts, usage=usage))
+        self._check_handing_on()
 
     def take(self) -> tuple[tuple[Draft, ...], Usage]:
         """Return what waits, for whoever writes it; nothing waits then."""
@@ -93,9 +103,34 @@ class Recorder:
         usage, self._usage = self._usage, Usage()
         return drafts, usage
 
+    def put_back(self, drafts: tuple[Draft, ...], usage: Usage) -> None:
+        """Have what was taken wait again, since nobody wrote it."""
+        self._drafts[:0] = drafts
+        self._usage += usage
+
+    def drop_text(self) -> None:
+        """Forget the open text: it will not be stored, at least not by this process."""
+        self._text = None
+
+    def hand_on(self) -> None:
+        """Have the turn stop, by HandedOn, as soon as no tool call of it is open."""
+        self._handing_on = True
+
+    def _check_handing_on(self) -> None:
+        if self._handing_on and not self._open_calls:
+            raise HandedOn
+
+    def _add_draft(self, draft: Draft) -> None:
+        self._drafts.append(draft)
+        if draft.opens is not None:
+            self._open_calls.add(draft.opens.tool_call_id)
+        elif draft.tool_call_id is not None:
+            self._open_calls.discard(draft.tool_call_id)
+
     async def history(self) -> Sequence[event_pb2.Event]:
         """Return the newest visible events up to now; see the Protocol."""
         await self.flush()
+        self._check_handing_on()
         ref = self._ref
         scan = EventScan(
             limit=HISTORY_MAX_EVENTS,
@@ -103,7 +138,12 @@ class Recorder:
             max_rows=HISTORY_MAX_EVENTS,
             descending=True,
         )
-        page = await self._store.read(lambda tx: tx.scan_events(ref.tenant, ref.session_uid, scan))
+
+        def read(tx: ReadTx) -> tuple[int, EventPage]:
+            last_sequence = tx.last_sequence(ref.tenant, ref.session_uid)
+            return last_sequence, tx.scan_events(ref.tenant, ref.session_uid, scan)
+
+        self.read_sequence, page = await self._store.read(read)
         return [decode_event(event) for event in reversed(page.events)]
 
 

@@ -443,10 +443,12 @@ def _turn_needed(state: SessionState, command: Command) -> str | None:
 
 def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
     match command:
-        case AppendDrafts() | AcceptInput() if named is not None:
-            if isinstance(command, AppendDrafts):
-                return decisions.append_drafts(state, named, command)
+        case AppendDrafts() if named is not None:
+            return decisions.append_drafts(state, named, command)
+        case AcceptInput() if named is not None:
             return decisions.accept_input(state, named, command)
+        case FindInterrupted() if named is not None:
+            return decisions.find_interrupted(state, named, command)
         case _:
             decide: Callable[[SessionState, Any], Outcome] = _DECISIONS[type(command)]
             return decide(state, command)
@@ -454,7 +456,6 @@ def _apply(state: SessionState, named: Named | None, command: Command) -> Outcom
 
 _DECISIONS: dict[type, Callable[[SessionState, Any], Outcome]] = {
     CancelQueued: decisions.cancel_queued,
-    FindInterrupted: decisions.find_interrupted,
     FinishTurn: decisions.finish_turn,
     HandOn: decisions.hand_on,
     RecordStep: decisions.record_step,

@@ -102,16 +102,9 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
 
 def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Accepted:
     """Decide AcceptInput; see there."""
-    earlier = _find_claim(state, ClaimScope.SEND_EVENT, command.claim)
-    if earlier is not None and earlier.turn_id is not None:
-        return Accepted(
-            turn=state.turns[earlier.turn_id].record,
-            input_event=None,
-            position=None,
-            claimed=True,
-            last_sequence=state.head.last_sequence,
-            from_sequence=earlier.events[0][1] if earlier.events else 0,
-        )
+    earlier = _find_sent(state, command.claim)
+    if earlier is not None:
+        return earlier
     _check_enabled(named)
     head = state.head
     if head.busy:
@@ -220,10 +213,10 @@ def finish_turn(state: SessionState, command: FinishTurn) -> Finished:
     state.touch()
     state.put_turn(HeldTurn(turn))
     if command.claim is not None:
-        first = (written or closed)[0]
+        said = next(e for e in written if e.type is EventType.SESSION_INTERRUPTED)
         state.claim(
             (ClaimScope.SEND_EVENT, command.claim.request_id),
-            Claimed(command.claim.fingerprint, turn.id, ((first.id, first.sequence),)),
+            Claimed(command.claim.fingerprint, turn.id, ((said.id, said.sequence),)),
         )
     next_turn = state.start_next(command.lease) if command.start_next else None
     return Finished(
@@ -278,21 +271,19 @@ def cancel_queued(state: SessionState, command: CancelQueued) -> TurnRecord:
     return turn
 
 
-def find_interrupted(state: SessionState, command: FindInterrupted) -> Interruptible:
+def find_interrupted(state: SessionState, named: Named, command: FindInterrupted) -> Interruptible:
     """Decide FindInterrupted; see there."""
+    claimed = _find_sent(state, command.claim)
+    if claimed is None and command.for_input:
+        _check_enabled(named)
     turn_id = state.head.unfinished_turn_id
-    sequence = None
-    earlier = _find_claim(state, ClaimScope.SEND_EVENT, command.claim)
-    if earlier is not None:
-        turn_id = earlier.turn_id
-        sequence = earlier.events[0][1] if earlier.events else None
-    elif command.turn_id not in {None, turn_id}:
+    if command.turn_id not in {None, turn_id}:
         turn_id = None
     return Interruptible(
         session_uid=state.uid,
         turn=None if turn_id is None else state.turns[turn_id].record,
         last_sequence=state.head.last_sequence,
-        claimed_sequence=sequence,
+        claimed=claimed,
     )
 
 
@@ -301,6 +292,20 @@ def start_next(state: SessionState, command: StartNext) -> TurnRecord | None:
     if state.head.unfinished_turn_id is not None:
         return None
     return state.start_next(command.lease)
+
+
+def _find_sent(state: SessionState, claim: Claim | None) -> Accepted | None:
+    earlier = _find_claim(state, ClaimScope.SEND_EVENT, claim)
+    if earlier is None or earlier.turn_id is None:
+        return None
+    return Accepted(
+        turn=state.turns[earlier.turn_id].record,
+        input_event=None,
+        position=None,
+        claimed=True,
+        last_sequence=state.head.last_sequence,
+        from_sequence=earlier.events[0][1] if earlier.events else 0,
+    )
 
 
 def _find_claim(state: SessionState, scope: ClaimScope, claim: Claim | None) -> Claimed | None:
