@@ -1,4 +1,4 @@
-"""A client that keeps 64 calls running, each in a session of its own: arguments are address and workload.
+"""A client that keeps 64 calls running, each in its own session: arguments are address, workload.
 
 For every number of seconds on standard input it answers with a line of counts. Each run has
 sessions of its own, so that none becomes long.
