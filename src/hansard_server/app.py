@@ -66,6 +66,7 @@ from hansard_server.turns.context import ContextLoader
 from hansard_server.turns.engine import EngineSettings, TurnEngine
 from hansard_server.turns.feeds import Feeds
 from hansard_server.turns.inputs import Inputs
+from hansard_server.turns.keeper import TurnKeeper
 from hansard_server.turns.queries import Queries
 from hansard_server.turns.readers import Readers
 
@@ -167,8 +168,15 @@ class Server:
         listening.enter_context(store.listen(feeds.on_change))
         listening.enter_context(store.listen(engine.on_change))
         closers.add("listening", partial(asyncio.to_thread, listening.close))
-        await engine.open()
+        keeper = TurnKeeper(
+            store,
+            engine,
+            lease_s=settings.lease_s,
+            alone=sqlite_path(settings.store_url) is not None,
+        )
+        closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
+        await keeper.open()
         self._run("drain_watch", self._tell_streams(feeds, engine))
         parts = Parts(
             settings=settings,
@@ -293,7 +301,6 @@ def _engine(
         ),
         load_context=ContextLoader(store, open_files).load,
         settings=EngineSettings(lease_s=settings.lease_s, text_max_bytes=limits.text_max_bytes),
-        alone=sqlite_path(settings.store_url) is not None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -70,6 +71,14 @@ class Talk:
         )
         self.uid = session.uid
         return self
+
+    async def until_turns(self, count: int) -> list[turn_pb2.Turn]:
+        """Return the turns as soon as there are so many."""
+        while True:
+            turns = await self.turns()
+            if len(turns) >= count:
+                return turns
+            await asyncio.sleep(0.01)
 
     async def set_model(self, made: agent_pb2.Model) -> None:
         """Give the agent another model, for turns that start from now on."""

@@ -122,7 +122,7 @@ async def test_interrupt_leaves_the_queue_untouched(hansard: Running) -> None:
     talk = await Talk(hansard).begin()
     await talk.hold()
     waiting = [asyncio.create_task(talk.send(f"{n}", request_id=f"{n}")) for n in range(2)]
-    await _until_turns(talk, 3)
+    await talk.until_turns(3)
     await rest_of(interrupt(talk))
     for stream in await asyncio.gather(*waiting):
         check_turn(stream)
@@ -193,7 +193,7 @@ async def test_cancelled_while_it_waits_it_never_was_an_event(hansard: Running) 
     talk = await Talk(hansard).begin()
     running, turn_id = await talk.hold()
     waiting = [asyncio.create_task(talk.send(f"{n}")) for n in range(3)]
-    turns = await _until_turns(talk, 4)
+    turns = await talk.until_turns(4)
     cancelled = await talk.release(turns[2].id)
     assert cancelled.status == turn_pb2.TURN_STATUS_INTERRUPTED
     assert cancelled.first_sequence == 0
@@ -238,11 +238,3 @@ async def test_cancel_of_what_is_not_there(
     usual = {**talk.keys, "turn_id": "trn_a"}
     request = turn_service_pb2.CancelTurnRequest(**{**usual, **fields})
     assert (await failure(hansard.turns.CancelTurn(request))).reason == reason
-
-
-async def _until_turns(talk: Talk, count: int) -> list[turn_pb2.Turn]:
-    while True:
-        turns = await talk.turns()
-        if len(turns) == count:
-            return turns
-        await asyncio.sleep(0.01)

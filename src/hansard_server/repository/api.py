@@ -199,6 +199,10 @@ class ReadTx(Protocol):
         """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked."""
         ...
 
+    def find_owned_turns(self, owner: str, limit: int) -> Sequence[TurnRecord]:
+        """Return RUNNING turns, of every tenant, whose lease the owner holds."""
+        ...
+
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
         ...

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from hansard_server.domain.errors import DomainError
 from hansard_server.domain.records import (
     ArtifactRecord,
     Claim,
@@ -113,7 +114,8 @@ class AppendDrafts:
     EventAlreadyExists when a given id has another type or payload, or a tool_input's call id is
     taken; ToolCallNotPending for a tool_output whose call is not open.
     A draft whose given id, type and payload are stored already is answered with where it is and
-    written no second time.
+    written no second time. A `fault` that the caller has found is raised where the state is looked
+    at, so that the repeat of a success is one.
     """
 
     session: SessionName
@@ -123,6 +125,7 @@ class AppendDrafts:
     expected_last_sequence: int | None = None
     while_busy: bool = False
     upload: Upload | None = None
+    fault: DomainError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +144,7 @@ class AcceptInput:
     into the turn that runs, as an event of it; where none runs, it is as QUEUE. Raises, in this
     order: AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
     SessionDisabled; SessionBusy (REJECT, or `expected_last_sequence` given); SequenceMismatch;
-    QueueFull when `queue_max_inputs` wait.
+    QueueFull when `queue_max_inputs` wait. `fault` as in AppendDrafts.
     """
 
     session: SessionName
@@ -152,6 +155,7 @@ class AcceptInput:
     lease: Lease
     claim: Claim | None = None
     expected_last_sequence: int | None = None
+    fault: DomainError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from hansard.v1 import artifact_pb2, event_pb2
-from hansard_server.agents.json_text import NotJson, parse_json
+from hansard_server.agents.json_text import NotJson, check_json
 from hansard_server.domain.errors import (
     ArtifactNotFound,
     InvalidMessageContent,
+    InvalidRequest,
     PayloadTooLarge,
 )
-from hansard_server.domain.limits import Limits
+from hansard_server.domain.limits import KIB, Limits
 from hansard_server.domain.records import ArtifactRecord
 from hansard_server.repository.api import Store
 from hansard_server.repository.commands import Draft
@@ -25,8 +27,14 @@ _JSON_FIELDS = {
     "custom": "data_json",
 }
 
-Reference = tuple[str, artifact_pb2.ArtifactReference]
-"""An artifact that a caller mentions, and the path of the field where it does."""
+_MENTIONS_MAX = 1_000
+_JSON_AT_ONCE_BYTES = 64 * KIB
+"""So much JSON is checked where the request is; more of it in a thread, so that others go on."""
+
+Reference = tuple[str, artifact_pb2.ArtifactReference | event_pb2.ImageRead]
+"""What mentions an artifact by its `artifact_id`, and the path of the field where it does."""
+_Text = tuple[str, str]
+"""The path of a field, and the JSON that it holds."""
 
 
 async def fill_references(
@@ -46,7 +54,8 @@ async def fill_references(
             raise ArtifactNotFound.of_field(
                 f"{path}.artifact_id", f"there is no artifact {reference.artifact_id!r}"
             )
-        _fill(reference, artifact)
+        if isinstance(reference, artifact_pb2.ArtifactReference):
+            _fill(reference, artifact)
 
 
 def message_references(message: event_pb2.InputMessage, path: str) -> list[Reference]:
@@ -59,7 +68,7 @@ def message_references(message: event_pb2.InputMessage, path: str) -> list[Refer
 
 
 def draft_references(drafts: Iterable[event_pb2.EventDraft]) -> list[Reference]:
-    """Return the artifacts that drafts mention, but those of `image_read`, which is an id only."""
+    """Return what mentions artifacts in the drafts."""
     references: list[Reference] = []
     for index, draft in enumerate(drafts):
         path = f"events[{index}]"
@@ -74,6 +83,8 @@ def draft_references(drafts: Iterable[event_pb2.EventDraft]) -> list[Reference]:
             references.append(
                 (f"{path}.tool_output.offloaded_artifact", draft.tool_output.offloaded_artifact)
             )
+        elif draft.HasField("image_read"):
+            references.append((f"{path}.image_read", draft.image_read))
     return references
 
 
@@ -90,8 +101,13 @@ def check_input(message: event_pb2.InputMessage, path: str, limits: Limits) -> N
         raise InvalidMessageContent.of_field(f"{path}.messages", "must say something")
 
 
-def check_drafts(drafts: Sequence[event_pb2.EventDraft], limits: Limits) -> None:
-    """Raise InvalidMessageContent or PayloadTooLarge for the first draft that can't be stored."""
+async def check_drafts(drafts: Sequence[event_pb2.EventDraft], limits: Limits) -> None:
+    """Do nothing, or raise for a draft that can't be stored; defaults are filled in.
+
+    Raises InvalidMessageContent, PayloadTooLarge, InvalidRequest for too many artifacts.
+    """
+    _check_mentions(drafts)
+    texts: list[_Text] = []
     for index, draft in enumerate(drafts):
         name = draft.WhichOneof("payload") or ""
         path = f"events[{index}].{name}"
@@ -100,9 +116,15 @@ def check_drafts(drafts: Sequence[event_pb2.EventDraft], limits: Limits) -> None
         if name == "input_message":
             check_input(draft.input_message, path, limits)
         if name in _JSON_FIELDS:
-            _check_json(getattr(getattr(draft, name), _JSON_FIELDS[name]), path, _JSON_FIELDS[name])
+            field = _JSON_FIELDS[name]
+            texts.append((f"{path}.{field}", getattr(getattr(draft, name), field)))
+            _check_size(*texts[-1], limits)
         if name == "tool_output":
             _check_outcome(draft.tool_output, path)
+    if sum(len(text) for _, text in texts) > _JSON_AT_ONCE_BYTES:
+        await asyncio.to_thread(_check_texts, texts)
+    else:
+        _check_texts(texts)
 
 
 def make_drafts(messages: Sequence[event_pb2.EventDraft], limits: Limits) -> tuple[Draft, ...]:
@@ -119,11 +141,38 @@ def make_drafts(messages: Sequence[event_pb2.EventDraft], limits: Limits) -> tup
     return tuple(drafts)
 
 
-def _check_json(text: str, path: str, field: str) -> None:
-    try:
-        parse_json(text)
-    except NotJson as error:
-        raise InvalidMessageContent.of_field(f"{path}.{field}", f"is not JSON: {error}") from None
+def _check_mentions(drafts: Iterable[event_pb2.EventDraft]) -> None:
+    # By the lengths of lists: whoever mentions too many must not make them be walked through.
+    mentions = 0
+    for index, draft in enumerate(drafts):
+        if draft.HasField("artifact_upload"):
+            mentions += len(draft.artifact_upload.artifacts)
+        elif draft.HasField("input_message"):
+            parts = draft.input_message.messages
+            mentions += sum(part.HasField("artifact") for part in parts)
+        else:
+            mentions += 1 if draft.HasField("image_read") else 0
+            mentions += 1 if draft.tool_output.HasField("offloaded_artifact") else 0
+        if mentions > _MENTIONS_MAX:
+            raise InvalidRequest.of_field(
+                f"events[{index}]", f"one call mentions artifacts {_MENTIONS_MAX} times at most"
+            )
+
+
+def _check_size(path: str, text: str, limits: Limits) -> None:
+    # The event is larger still, and would be refused for that after the work of checking it.
+    if len(text) > limits.event_max_bytes:
+        raise PayloadTooLarge.of_field(
+            path, f"is {len(text)} characters long; the event may be {limits.event_max_bytes} bytes"
+        )
+
+
+def _check_texts(texts: Iterable[_Text]) -> None:
+    for path, text in texts:
+        try:
+            check_json(text)
+        except NotJson as error:
+            raise InvalidMessageContent.of_field(path, str(error)) from None
 
 
 def _check_outcome(output: event_pb2.ToolOutput, path: str) -> None:

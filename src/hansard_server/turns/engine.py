@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 import structlog
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -18,6 +19,7 @@ from hansard_server.agents.api import TurnContext, TurnRecorder
 from hansard_server.domain.errors import (
     AgentProcessingFailed,
     DomainError,
+    EventAlreadyExists,
     ModelUnavailable,
     StoreUnavailable,
 )
@@ -31,13 +33,12 @@ from hansard_server.repository.commands import (
     HandOn,
     Lease,
     LeaseLost,
-    StartNext,
     TakeTurn,
     UnreadInput,
 )
 from hansard_server.turns.feeds import Feeds, SessionFeed
 from hansard_server.turns.payloads import close_call, interrupted_payload, make_draft
-from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref
+from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, with_new_ids
 
 _log = structlog.get_logger("hansard.turns")
 
@@ -45,12 +46,13 @@ MAX_TAKEOVERS = 3
 """So many times in a row a turn is taken over without a new event; then it ends FAILED."""
 INTERRUPT_PATIENCE_S = 2.0
 """An owner that has not ended its turn after this long loses it."""
-_RECOVERY_BATCH = 100
 _FINISH_RETRY_FIRST_S = 0.1
 _FINISH_RETRY_MAX_S = 2.0
 
 RunAgent = Callable[[TurnContext, TurnRecorder], Awaitable[None]]
 """Answers a turn's input: agents.loop.run_agent with its models, tools and limits."""
+TurnKey = tuple[str, str, str]
+"""A turn: (tenant, session uid, turn id)."""
 LoadContext = Callable[[TurnRecord], Awaitable[TurnContext]]
 """Returns what a turn runs under, as it is now. Raises domain errors."""
 
@@ -62,12 +64,10 @@ class EngineSettings:
     Attributes:
         lease_s: how long a turn is left to an owner that gives no sign of life.
         text_max_bytes: a text that grows larger becomes several events.
-        recovery_interval_s: how often turns and queues are looked for that nobody serves.
     """
 
     lease_s: float
     text_max_bytes: int
-    recovery_interval_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +109,17 @@ class TurnEngine:
         run_agent: RunAgent,
         load_context: LoadContext,
         settings: EngineSettings,
-        alone: bool,
     ) -> None:
-        """Make an engine that runs nothing yet.
-
-        `alone`: no other process uses the store, so that every running turn that is not this
-        engine's has lost its owner.
-        """
+        """Make an engine that runs nothing yet."""
         self.owner = secrets.token_hex(8)
         self._store = store
         self._feeds = feeds
         self._run_agent = run_agent
         self._load_context = load_context
         self._settings = settings
-        self._alone = alone
         self._running: dict[str, RunningTurn] = {}
-        self._keeper: asyncio.Task[None] | None = None
         self._draining = False
+        self._closed = False
 
     @property
     def lease(self) -> Lease:
@@ -133,14 +127,20 @@ class TurnEngine:
         return Lease(owner=self.owner, duration_s=self._settings.lease_s)
 
     @property
-    def running(self) -> int:
-        """How many turns run in this process."""
-        return len(self._running)
+    def draining(self) -> bool:
+        """Whether this process is about to stop."""
+        return self._draining
 
-    async def open(self) -> None:
-        """Take over what an earlier process left unfinished; begin to keep leases and queues."""
-        await self.recover(at_start=True)
-        self._keeper = asyncio.create_task(self._keep(), name="turn-keeper")
+    @property
+    def turn_ids(self) -> AbstractSet[str]:
+        """The turns that this process works on."""
+        return self._running.keys()
+
+    @property
+    def leased(self) -> list[TurnKey]:
+        """The turns whose leases this process needs."""
+        turns = [running.turn for running in self._running.values() if not running.lost]
+        return [(turn.tenant, turn.session_uid, turn.id) for turn in turns]
 
     def begin_drain(self) -> None:
         """Start no waiting turn any more, and hand each running one on after its current step."""
@@ -156,12 +156,13 @@ class TurnEngine:
         for running in list(self._running.values()):
             running.stop_agent()
         await self._wait_for_turns(None)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        self._closed = True
 
     def start(self, turn: TurnRecord) -> None:
         """Run a turn whose lease this process was just given."""
+        if self._closed:
+            # Too late to do anything about it here: its lease runs out.
+            return
         running = self._running[turn.id] = RunningTurn(turn)
         running.task = asyncio.create_task(self._run(running), name=f"turn-{turn.id}")
 
@@ -192,59 +193,10 @@ class TurnEngine:
                 running.lost = True
                 running.stop_agent()
 
-    async def recover(self, *, at_start: bool = False) -> None:
-        """Take over turns that have lost their owner, and start what waits where nothing runs."""
-        expired_only = not (at_start and self._alone)
-        found: Sequence[object] = [None] * _RECOVERY_BATCH
-        while len(found) == _RECOVERY_BATCH:
-            found = turns = await self._store.read(
-                lambda tx: tx.find_unfinished_turns(_RECOVERY_BATCH, expired_only=expired_only)
-            )
-            abandoned = [turn for turn in turns if turn.id not in self._running]
-            await asyncio.gather(
-                *(self._take_over(turn, force=not expired_only) for turn in abandoned)
-            )
-            if not abandoned:
-                break
-        found = [None] * _RECOVERY_BATCH
-        while len(found) == _RECOVERY_BATCH:
-            found = queues = await self._store.read(lambda tx: tx.find_idle_queues(_RECOVERY_BATCH))
-            await asyncio.gather(*(self._start_next(*session) for session in queues))
-
     async def _wait_for_turns(self, timeout_s: float | None) -> None:
         tasks = [running.task for running in self._running.values() if running.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
-
-    async def _keep(self) -> None:
-        """Renew the leases, and look for turns and queues that nobody serves."""
-        interval_s = min(self._settings.lease_s / 3, self._settings.recovery_interval_s)
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                await self._renew_leases()
-                if not self._draining:
-                    await self.recover()
-            except StoreUnavailable:
-                _log.warning("turn_keeper_waits", reason=StoreUnavailable.reason)
-            except Exception:  # noqa: BLE001 - logged with its traceback; the next round tries again
-                _log.exception("turn_keeper_failed")
-
-    async def _renew_leases(self) -> None:
-        # Of the turns that do run here, and no others: a lease that this process was given without
-        # hearing of it must run out.
-        turns = [running.turn for running in self._running.values() if not running.lost]
-        keys = [(turn.tenant, turn.session_uid, turn.id) for turn in turns]
-        if keys:
-            lease_s = self._settings.lease_s
-            await self._store.write(lambda tx: tx.renew_leases(self.owner, keys, lease_s))
-
-    async def _start_next(self, tenant: str, session_uid: str) -> None:
-        next_turn = await self._store.submit(
-            StartNext(tenant=tenant, session_uid=session_uid, lease=self.lease)
-        )
-        if next_turn is not None:
-            self.start(next_turn)
 
     async def _take(self, turn: TurnRecord, *, force: bool) -> TurnRecord:
         return await self._store.submit(
@@ -257,7 +209,8 @@ class TurnEngine:
             )
         )
 
-    async def _take_over(self, turn: TurnRecord, *, force: bool) -> None:
+    async def take_over(self, turn: TurnRecord, *, force: bool) -> None:
+        """Go on with a turn from its last stored event; nothing happens if it is not to be had."""
         with contextlib.suppress(LeaseLost):
             taken = await self._take(turn, force=force)
             _log.info("turn_taken_over", turn_id=turn.id, attempt=taken.attempt)
@@ -391,6 +344,8 @@ class TurnEngine:
                 _log.warning("turn_end_waits", turn_id=command.turn.turn_id)
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _FINISH_RETRY_MAX_S)
+            except EventAlreadyExists:
+                command = replace(command, drafts=with_new_ids(command.drafts))
 
 
 _CODES: dict[type[DomainError], int] = {

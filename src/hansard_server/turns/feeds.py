@@ -41,6 +41,8 @@ class SessionFeed:
 
     text: OpenText | None = None
     deleted: bool = False
+    forgot_turns: bool = False
+    """A turn that is not in `turns` may have gone on unseen."""
     last_sequence: int = 0
     version: int = 0
     users: int = 0
@@ -70,10 +72,7 @@ class SessionFeed:
         for event in change.events:
             self._add(event)
         for turn in change.turns:
-            self.turns[turn.id] = turn
-            self.turns.move_to_end(turn.id)
-            if len(self.turns) > TURNS_MAX:
-                self.turns.popitem(last=False)
+            self._put_turn(turn)
         for event_id in change.changed_ids:
             self._changed_count += 1
             self._changed.append((self._changed_count, event_id))
@@ -97,6 +96,17 @@ class SessionFeed:
         """Return the count of changes, and the events that changed after the `count`-th one."""
         return self._changed_count, [id_ for number, id_ in self._changed if number > count]
 
+    def _put_turn(self, turn: TurnRecord) -> None:
+        known = self.turns.get(turn.id)
+        # Commits of several threads may be told out of order.
+        if known is not None and _age(known) > _age(turn):
+            return
+        self.turns[turn.id] = turn
+        self.turns.move_to_end(turn.id)
+        if len(self.turns) > TURNS_MAX:
+            self.turns.popitem(last=False)
+            self.forgot_turns = True
+
     def _add(self, event: EventRecord) -> None:
         if event.sequence <= self.last_sequence:
             return
@@ -112,6 +122,10 @@ class SessionFeed:
                 break
         if self.text is not None and self.text.event_id == event.id:
             self.text = None
+
+
+def _age(turn: TurnRecord) -> tuple[int, int, int]:
+    return (turn.fence, int(turn.status), turn.last_sequence)
 
 
 class Feeds:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 
 from hansard.v1 import event_pb2, event_service_pb2, turn_pb2, turn_service_pb2
-from hansard_server.domain.errors import Unimplemented
+from hansard_server.domain.errors import ArtifactNotFound, DomainError, Unimplemented
 from hansard_server.domain.keys import make_event_id, make_turn_id
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS, Limits
 from hansard_server.domain.records import Claim, EventType, TurnRecord, TurnStatus
@@ -106,9 +107,10 @@ class Inputs:
         message = event_pb2.InputMessage()
         message.CopyFrom(request.input_message)
         check_input(message, "input_message", self._limits)
-        name = _session_name(tenant, request)
-        name = await self._fill(name, message_references(message, "input_message"))
         claim = _send_claim(request)
+        name, fault = await self._fill(
+            _session_name(tenant, request), message_references(message, "input_message")
+        )
         if request.when_busy == event_service_pb2.WHEN_BUSY_INTERRUPT:
             await self._interrupt_for_input(name, claim)
         command = AcceptInput(
@@ -124,6 +126,7 @@ class Inputs:
             lease=self._engine.lease,
             claim=claim,
             expected_last_sequence=_expected(request),
+            fault=fault,
         )
         async with (
             self._accept(command) as (accepted, feed),
@@ -191,30 +194,38 @@ class Inputs:
 
     async def append(self, tenant: str, request: AppendRequest) -> Appended:
         """Write a caller's events. Raises what the contract says of AppendEvents."""
+        await check_drafts(request.events, self._limits)
+        # Taken when defaults have been filled in: written out they are the same content.
         claim = _claim(request, "session_uid")
-        check_drafts(request.events, self._limits)
-        name = await self._fill(_session_name(tenant, request), draft_references(request.events))
+        name, fault = await self._fill(
+            _session_name(tenant, request), draft_references(request.events)
+        )
         return await self._store.submit(
             AppendDrafts(
                 session=name,
                 drafts=make_drafts(request.events, self._limits),
                 claim=claim,
                 expected_last_sequence=_expected(request),
+                fault=fault,
             )
         )
 
-    async def _fill(self, name: SessionName, references: list[Reference]) -> SessionName:
-        """Fill in references, and return the name bound to the incarnation that has them."""
+    async def _fill(
+        self, name: SessionName, references: list[Reference]
+    ) -> tuple[SessionName, DomainError | None]:
+        """Fill in references; return the name bound to the incarnation that has them.
+
+        A missing artifact is returned, not raised: it is no fault of a request that is repeated.
+        """
         if not references:
-            return name
+            return name, None
         session = await self._store.read(lambda tx: tx.resolve_session(name))
-        await fill_references(self._store, (session.tenant, session.uid), references)
-        return SessionName(
-            tenant=name.tenant,
-            agent_key=name.agent_key,
-            session_key=name.session_key,
-            uid=session.uid,
-        )
+        bound = replace(name, uid=session.uid)
+        try:
+            await fill_references(self._store, (session.tenant, session.uid), references)
+        except ArtifactNotFound as fault:
+            return bound, fault
+        return bound, None
 
     @asynccontextmanager
     async def _accept(self, command: AcceptInput) -> AsyncIterator[tuple[Accepted, SessionFeed]]:
@@ -248,7 +259,9 @@ class Inputs:
     ) -> AsyncGenerator[Item, None]:
         turn = accepted.turn
         if self._feeds.draining:
-            raise shutting_down(turn.session_uid, accepted.last_sequence)
+            # The input's own event has not been sent.
+            sent = accepted.last_sequence - (accepted.input_event is not None)
+            raise shutting_down(turn.session_uid, sent)
         position = accepted.position
         if accepted.claimed and turn.status is TurnStatus.QUEUED:
             position = await self._store.read(

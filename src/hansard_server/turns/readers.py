@@ -103,6 +103,7 @@ class Cursor:
         self._deltas = deltas
         self._shown_id: str | None = None
         self._shown_bytes = 0
+        self._stored_text_id: str | None = None
 
     async def stored(self, *, from_store: bool) -> AsyncGenerator[Item, None]:
         """Yield what was stored since the cursor, each text's missing deltas before its event.
@@ -130,7 +131,8 @@ class Cursor:
         text = self._feed.text
         if not self._deltas or text is None or self._feed.last_sequence > self.sequence:
             return []
-        if self._turn_id not in {None, text.turn_id}:
+        # The store may have been read before the feed heard that the text is stored.
+        if self._turn_id not in {None, text.turn_id} or text.event_id == self._stored_text_id:
             return []
         items: list[Item] = []
         if self._shown_id is not None and self._shown_id != text.event_id:
@@ -160,6 +162,8 @@ class Cursor:
             return []
         items: list[Item] = []
         kind = TEXT_TYPES.get(event.type)
+        if kind is not None:
+            self._stored_text_id = event.id
         if self._deltas and kind is not None and event.turn_id is not None:
             shown = self._shown_id == event.id
             if shown or (self.live and self._shown_id is None):
@@ -215,7 +219,11 @@ class Readers:
         cursor.live = not from_store
         while True:
             version = feed.version
-            turn = await self._read_turn(turn) if from_store else feed.turns.get(turn.id, turn)
+            known = feed.turns.get(turn.id)
+            if from_store or (known is None and feed.forgot_turns):
+                turn = await self._read_turn(turn)
+            elif known is not None:
+                turn = known
             if turn.status is not TurnStatus.QUEUED:
                 # While it waits there is nothing of it; what others write meanwhile is skipped.
                 cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)

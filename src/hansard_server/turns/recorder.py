@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import TextKind
+from hansard_server.domain.errors import EventAlreadyExists, EventNotFound, StoreUnavailable
 from hansard_server.domain.keys import make_event_id
-from hansard_server.domain.records import TurnRecord, Usage
+from hansard_server.domain.records import EventRecord, TurnRecord, Usage
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.repository.commands import Draft, RecordStep, TurnRef
 from hansard_server.turns.feeds import OpenText, SessionFeed
@@ -16,6 +19,8 @@ from hansard_server.turns.payloads import decode_event, make_draft, text_payload
 # Every byte of a UTF-8 character but its first looks so.
 _CONTINUATION_MASK = 0xC0
 _CONTINUATION = 0x80
+STORE_PAUSES_S = (0.1, 0.5, 2.0)
+"""How long a step waits before it is tried again while the store does not answer."""
 HISTORY_MAX_BYTES = 4 * 1024 * 1024
 HISTORY_MAX_EVENTS = 1_000
 
@@ -94,8 +99,29 @@ class Recorder:
         if not self._drafts:
             return
         drafts, usage = self.take()
-        await self._store.submit(RecordStep(turn=self._ref, drafts=drafts, usage=usage))
+        try:
+            await self._write(drafts, usage)
+        except StoreUnavailable:
+            # Whoever ends the turn writes it.
+            self.put_back(drafts, usage)
+            raise
         self._check_handing_on()
+
+    async def _write(self, drafts: tuple[Draft, ...], usage: Usage) -> None:
+        step = RecordStep(turn=self._ref, drafts=drafts, usage=usage)
+        for pause_s in STORE_PAUSES_S:
+            try:
+                await self._store.submit(step)
+            except StoreUnavailable:
+                # It may have taken effect all the same; then its ids are there already.
+                await asyncio.sleep(pause_s)
+            except EventAlreadyExists:
+                if await was_written(self._store, self._ref, drafts):
+                    return
+                step = replace(step, drafts=with_new_ids(step.drafts))
+            else:
+                return
+        await self._store.submit(step)
 
     def take(self) -> tuple[tuple[Draft, ...], Usage]:
         """Return what waits, for whoever writes it; nothing waits then."""
@@ -145,6 +171,25 @@ class Recorder:
 
         self.read_sequence, page = await self._store.read(read)
         return [decode_event(event) for event in reversed(page.events)]
+
+
+async def was_written(store: Store, turn: TurnRef, drafts: Sequence[Draft]) -> bool:
+    """Return whether the turn's events are stored: an earlier attempt has then taken effect."""
+    event_id = drafts[-1].id
+
+    def read(tx: ReadTx) -> EventRecord | None:
+        try:
+            return tx.get_event(turn.tenant, turn.session_uid, event_id)
+        except EventNotFound:
+            return None
+
+    event = await store.read(read)
+    return event is not None and event.turn_id == turn.turn_id
+
+
+def with_new_ids(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
+    """Return the drafts under new ids: somebody else has given one of theirs to an event."""
+    return tuple(replace(draft, id=make_event_id()) for draft in drafts)
 
 
 def turn_ref(turn: TurnRecord) -> TurnRef:

@@ -72,6 +72,8 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
     if earlier is not None:
         return Appended(session_uid=state.uid, events=earlier.events or ())
     _check_enabled(named)
+    if command.fault is not None:
+        raise command.fault
     only_custom = all(draft.type is EventType.CUSTOM for draft in command.drafts)
     if state.head.busy and not only_custom and not command.while_busy:
         raise _busy()
@@ -106,6 +108,8 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
     if earlier is not None:
         return earlier
     _check_enabled(named)
+    if command.fault is not None:
+        raise command.fault
     head = state.head
     if head.busy:
         if command.when_busy is WhenBusy.REJECT or command.expected_last_sequence is not None:

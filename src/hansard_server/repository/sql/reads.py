@@ -28,6 +28,7 @@ from hansard_server.repository.api import ArtifactTotals, CreationScan, EventPag
 from hansard_server.repository.commands import SessionName
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.event_reads import read_event_page
+from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.rows import (
     AnyRow,
     agent_record,
@@ -213,6 +214,11 @@ class SqlReadTx:
         select = statements.ABANDONED_TURNS if expired_only else statements.RUNNING_TURNS
         return [turn_record(row) for row in self._all(select, limit=limit)]
 
+    def find_owned_turns(self, owner: str, limit: int) -> Sequence[TurnRecord]:
+        """Return RUNNING turns, of every tenant, whose lease the owner holds."""
+        rows = self._all(statements.TURNS_OF_OWNER, owner=owner, limit=limit)
+        return [turn_record(row) for row in rows]
+
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
         rows = self._all(statements.IDLE_QUEUES, limit=limit)
@@ -237,7 +243,7 @@ class SqlReadTx:
             statements.ARTIFACTS_BY_ID,
             tenant=tenant,
             session_uid=session_uid,
-            artifact_ids=list(artifact_ids),
+            **encode_keys({(artifact_id,) for artifact_id in artifact_ids}),
         )
         return {row.id: artifact_record(row) for row in rows}
 

@@ -206,6 +206,7 @@ RUNNING_TURNS = (
 ABANDONED_TURNS = RUNNING_TURNS.where(
     or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
 )
+TURNS_OF_OWNER = RUNNING_TURNS.where(turns.c.lease_owner == bindparam("owner"))
 OWNED_TURNS = select_by_keys(
     turns.c.tenant,
     turns.c.session_uid,
@@ -234,7 +235,9 @@ IDLE_QUEUES = (
 ARTIFACTS = select(artifacts).where(
     artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
 )
-ARTIFACTS_BY_ID = ARTIFACTS.where(artifacts.c.id.in_(bindparam("artifact_ids", expanding=True)))
+ARTIFACTS_BY_ID = select_by_keys(*artifacts.c, source=artifacts, keys=(artifacts.c.id,)).where(
+    artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
+)
 ARTIFACT = ARTIFACTS.where(artifacts.c.id == bindparam("artifact_id"))
 EXPIRED_ARTIFACTS = (
     select(artifacts.c.tenant, artifacts.c.session_uid, artifacts.c.id)

@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.errors import StoreUnavailable
+from hansard_server.domain.errors import EventAlreadyExists, StoreUnavailable
 from hansard_server.repository.api import Change, ReadTx, WriteTx
-from hansard_server.repository.commands import Command
+from hansard_server.repository.commands import Command, OwnedCommand
 from hansard_server.repository.sql.batch import Skipped
 from hansard_server.repository.sql.engine import EngineOptions, make_engine, reading, writing
 from hansard_server.repository.sql.migrations import check_schema
@@ -86,10 +86,19 @@ class SqlStore:
     async def submit(self, command: Command) -> Any:
         """Return the command's result after its commit; see the Protocol."""
         try:
-            return await self._do(command)
-        except Skipped:
-            # The head is locked by somebody else's transaction: wait for it outside the batch.
-            return await self._do_alone(command)
+            try:
+                return await self._do(command)
+            except Skipped:
+                # The head is locked by somebody else's transaction: wait for it outside the batch.
+                return await self._do_alone(command)
+        except IntegrityError as error:
+            # An id is taken: by an earlier run of this command whose commit was not heard of, or,
+            # for the minted ids of a turn's events, by a caller's event.
+            if isinstance(command, OwnedCommand):
+                msg = "an event's id is taken"
+                raise EventAlreadyExists(msg) from error
+            msg = "it is not known whether the call took effect"
+            raise StoreUnavailable(msg, retry_after_s=1.0) from error
 
     @contextlib.contextmanager
     def listen(self, on_change: Callable[[Change], None]) -> Iterator[None]:
