@@ -151,6 +151,10 @@ _TURN_COLUMNS = (
     "started_at",
     "ended_at",
 )
+_INSERT_EVENTS = insert(_events)
+_INSERT_CLAIMS = insert(_claims)
+_INSERT_TURNS = insert(_turns)
+_INSERT_ARTIFACTS = insert(tables.artifacts)
 _UPDATE_TURN = (
     update(_turns)
     .where(
@@ -366,14 +370,14 @@ class Batch:
     def _write(self) -> None:
         states = self._states.values()
         self._execute(
-            insert(_events),
+            _INSERT_EVENTS,
             [event_values(s.tenant, s.uid, event) for s in states for event in s.new_events],
         )
         self._execute(
-            insert(_claims), [_claim_values(s, key) for s in states for key in s.new_claims]
+            _INSERT_CLAIMS, [_claim_values(s, key) for s in states for key in s.new_claims]
         )
         self._execute(
-            insert(_turns),
+            _INSERT_TURNS,
             [_turn_row(s.turns[id_]) for s in states for id_ in s.new_turns],
         )
         self._execute(
@@ -386,7 +390,7 @@ class Batch:
             ],
         )
         artifacts = [artifact for s in states for artifact in s.new_artifacts]
-        self._execute(insert(tables.artifacts), [artifact_values(a) for a in artifacts])
+        self._execute(_INSERT_ARTIFACTS, [artifact_values(a) for a in artifacts])
         self._execute(_UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
