@@ -62,6 +62,7 @@ from hansard_server.servicers.sessions import SessionServicer
 from hansard_server.servicers.turns import TurnServicer
 from hansard_server.servicers.validation import Validation
 from hansard_server.stores import CannotStart, open_store, sqlite_path
+from hansard_server.turns.alterations import Alterations
 from hansard_server.turns.context import ContextLoader
 from hansard_server.turns.engine import EngineSettings, TurnEngine
 from hansard_server.turns.feeds import Feeds
@@ -260,7 +261,7 @@ def _servicers(parts: Parts) -> list[Service]:
         Service(
             _name(event_service_pb2, "EventService"),
             event_service_pb2_grpc.add_EventServiceServicer_to_server,
-            EventServicer(inputs, queries),
+            EventServicer(inputs, queries, Alterations(store, clock=parts.clock)),
         ),
         Service(
             _name(turn_service_pb2, "TurnService"),

@@ -10,9 +10,13 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hansard.v1 import event_pb2, event_service_pb2
+from hansard.v1 import artifact_service_pb2, event_pb2, event_service_pb2
+from hansard_server.domain.limits import Limits
+from hansard_server.turns.drafts import check_drafts
 from tests.support.server import Running, failure
 from tests.support.talk import TWENTY_DELTAS, Talk, message, output, rating
+
+Part = artifact_service_pb2.UploadArtifactsRequest
 
 Draft = event_pb2.EventDraft
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -37,8 +41,22 @@ def answer(call_id: str = "c", result: str = "{}", **fields: Any) -> Draft:
     )
 
 
+def upload_of(*ids: str) -> Draft:
+    artifacts = [{"artifact_id": artifact_id} for artifact_id in ids]
+    return Draft(artifact_upload={"artifacts": artifacts})
+
+
+async def upload(talk: Talk) -> str:
+    """Upload a file, which becomes event 1; return its id."""
+    header = artifact_service_pb2.UploadHeader(filename="a.txt")
+    parts = [Part(start=artifact_service_pb2.UploadStart(**talk.keys)), Part(header=header)]
+    event = await talk.server.artifacts.UploadArtifacts(iter([*parts, Part(chunk=b"hello")]))
+    return event.artifact_upload.artifacts[0].artifact_id
+
+
 async def test_every_kind_that_outsiders_write_comes_back_as_it_was(hansard: Running) -> None:
     talk = await Talk(hansard).begin()
+    artifact_id = await upload(talk)
     exact = '{"b": 1, "a": 12345678901234567890, "b": 1.0}'
     drafts = [
         Draft(input_message=message("Hello")),
@@ -47,11 +65,11 @@ async def test_every_kind_that_outsiders_write_comes_back_as_it_was(hansard: Run
         answer(result=exact),
         output("Answer"),
         Draft(structured_output=event_pb2.StructuredOutput(schema_name="s", content_json=exact)),
-        Draft(image_read=event_pb2.ImageRead(artifact_id="art_x")),
+        Draft(image_read=event_pb2.ImageRead(artifact_id=artifact_id)),
         rating(exact),
     ]
-    assert await talk.append(*drafts) == list(range(1, 9))
-    events = await talk.events()
+    assert await talk.append(*drafts) == list(range(2, 10))
+    events = (await talk.events())[1:]
     for draft, event in zip(drafts, events, strict=True):
         kind = draft.WhichOneof("payload")
         assert event.WhichOneof("payload") == kind
@@ -104,10 +122,41 @@ async def test_every_kind_that_outsiders_write_comes_back_as_it_was(hansard: Run
         ),
         (Draft(input_message={}), "INVALID_REQUEST", "events[1].input_message.messages"),
         (
-            Draft(artifact_upload={"artifacts": [{"artifact_id": "art_no"}]}),
+            upload_of("art_no"),
             "ARTIFACT_NOT_FOUND",
             "events[1].artifact_upload.artifacts[0].artifact_id",
         ),
+        (
+            Draft(image_read=event_pb2.ImageRead(artifact_id="art_no")),
+            "ARTIFACT_NOT_FOUND",
+            "events[1].image_read.artifact_id",
+        ),
+        (
+            upload_of("art_\0"),
+            "INVALID_REQUEST",
+            "events[1].artifact_upload.artifacts[0].artifact_id",
+        ),
+        (
+            Draft(image_read=event_pb2.ImageRead(artifact_id="art_" + "x" * 101)),
+            "INVALID_REQUEST",
+            "events[1].image_read.artifact_id",
+        ),
+        (
+            answer("unknown", offloaded_artifact={"artifact_id": "\0"}),
+            "INVALID_REQUEST",
+            "events[1].tool_output.offloaded_artifact.artifact_id",
+        ),
+        (
+            Draft(input_message={"messages": [{"artifact": {"artifact_id": "art_A"}}]}),
+            "INVALID_REQUEST",
+            "events[1].input_message.messages[0].artifact.artifact_id",
+        ),
+        (
+            rating("[" * 512 + "{}" + "]" * 512),
+            "INVALID_MESSAGE_CONTENT",
+            "events[1].custom.data_json",
+        ),
+        (rating('"' + "x" * MIB + '"'), "PAYLOAD_TOO_LARGE", "events[1].custom.data_json"),
     ],
 )
 async def test_bad_draft_is_refused_and_nothing_stored(
@@ -118,6 +167,63 @@ async def test_bad_draft_is_refused_and_nothing_stored(
     assert (refused.reason, refused.fields) == (reason, (field,))
     assert await talk.events() == []
     assert await talk.append(output(), request_id="r") == [1]
+
+
+async def test_json_of_any_numbers_and_512_levels_is_taken_as_it_is(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    texts = ["7" * 5_000, "-1." + "7" * 5_000 + "e9999", "[" * 512 + "]" * 512]
+    await talk.append(*(rating(text) for text in texts))
+    assert [event.custom.data_json for event in await talk.events()] == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 513 + "]" * 513, "is nested deeper than 512 levels"),
+        ("[" * 500_000, "is nested deeper than 512 levels"),
+        ("[1,\n 2", "is not JSON: see line 2, column 3"),
+        ("-Infinity", "is not JSON: -Infinity is not JSON"),
+    ],
+)
+async def test_json_is_refused_in_our_own_words(plain: Running, text: str, words: str) -> None:
+    talk = await Talk(plain).begin()
+    refused = await failure(talk.append(rating(text)))
+    assert refused.message == f"events[0].custom.data_json: {words}"
+
+
+async def test_artifacts_are_mentioned_a_thousand_times_at_most(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    artifact_id = await upload(talk)
+    thousand = upload_of(*[artifact_id] * 1_000)
+    assert await talk.append(rating(), thousand) == [2, 3]
+    one_more = Draft(image_read=event_pb2.ImageRead(artifact_id=artifact_id))
+    refused = await failure(talk.append(rating(), thousand, one_more))
+    assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ("events[2]",))
+
+
+async def test_many_artifacts_that_are_not_there_are_refused_at_once(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    ids = (f"art_{number:x}" for number in range(70_000))
+    drafts = [upload_of(*(next(ids) for _ in range(1_000))) for _ in range(70)]
+    refused = await failure(talk.append(*drafts))
+    assert (refused.reason, refused.fields) == ("INVALID_REQUEST", ("events[1]",))
+
+
+async def test_large_json_keeps_nobody_waiting() -> None:
+    """The loop goes on while it is checked."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.005)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    drafts = [rating("[" + "[]," * 5_000 + "0]") for _ in range(250)]
+    await check_drafts(drafts, Limits())
+    ticking.cancel()
+    assert ticks >= 10
 
 
 async def test_256_drafts_are_taken_and_257_are_not(hansard: Running) -> None:
@@ -272,13 +378,6 @@ async def test_event_that_is_not_there(hansard: Running) -> None:
     get = event_service_pb2.GetEventRequest(**talk.keys, event_id="aev_no")
     refused = await failure(hansard.events.GetEvent(get))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
-
-
-async def test_later_calls_say_so(hansard: Running) -> None:
-    talk = await Talk(hansard).begin()
-    hide = event_service_pb2.HideEventRequest(**talk.keys, event_id="aev_no")
-    refused = await failure(hansard.events.HideEvent(hide))
-    assert (refused.code, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
 
 
 # Writers at once ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol, TypeVar, overload
 
 from hansard_server.domain.records import (
@@ -106,6 +107,14 @@ class ArtifactTotals:
 
     files: int
     size_bytes: int
+
+
+class Alteration(Enum):
+    """What may be done to a stored event."""
+
+    HIDE = "hide"
+    UNHIDE = "unhide"
+    DELETE = "delete"
 
 
 class ReadTx(Protocol):
@@ -275,6 +284,17 @@ class WriteTx(ReadTx, Protocol):
         """Remove rows of deleted agents and sessions, at most `max_rows`; return how many.
 
         The rows that carry claims stay for `keep_rows_us` after the deletion.
+        """
+        ...
+
+    def alter_event(
+        self, tenant: str, session_uid: str, event_id: str, alteration: Alteration, now_us: int
+    ) -> EventRecord:
+        """Hide, unhide or delete an event, and return it as it is then.
+
+        The other half of a tool's call goes with it; a tombstone stays as it is. Raises
+        SessionNotFound when the session was deleted, EventNotFound, SessionBusy for an event of an
+        unfinished turn.
         """
         ...
 

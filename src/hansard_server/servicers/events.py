@@ -8,10 +8,11 @@ from typing import Any
 
 import grpc.aio
 
-from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
-from hansard_server.domain.errors import Unimplemented
+from hansard.v1 import event_service_pb2, event_service_pb2_grpc
+from hansard_server.repository.api import Alteration
 from hansard_server.servicers.caller import current_tenant
 from hansard_server.servicers.event_wire import SendStream, WatchStream, encode_event_page
+from hansard_server.turns.alterations import Alterations, NamesEvent
 from hansard_server.turns.inputs import Inputs
 from hansard_server.turns.payloads import encode_event
 from hansard_server.turns.queries import Queries
@@ -22,9 +23,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     """Converts, calls, converts. Stored payloads are answered as their bytes."""
 
-    def __init__(self, inputs: Inputs, queries: Queries) -> None:
-        """Serve by `inputs` and `queries`."""
+    def __init__(self, inputs: Inputs, queries: Queries, alterations: Alterations) -> None:
+        """Serve by these use cases."""
         self._inputs = inputs
+        self._alterations = alterations
         self._queries = queries
 
     async def SendEvent(  # type: ignore[override]
@@ -72,24 +74,25 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
             async for session_uid, item in items:
                 yield stream.encode(session_uid, item)
 
-    async def HideEvent(
-        self, _request: event_service_pb2.HideEventRequest, _context: Context
-    ) -> event_pb2.Event:
+    async def HideEvent(  # type: ignore[override]
+        self, request: event_service_pb2.HideEventRequest, _context: Context
+    ) -> bytes:
         """See the contract."""
-        raise _later("HideEvent")
+        return await self._alter(request, Alteration.HIDE)
 
-    async def UnhideEvent(
-        self, _request: event_service_pb2.UnhideEventRequest, _context: Context
-    ) -> event_pb2.Event:
+    async def UnhideEvent(  # type: ignore[override]
+        self, request: event_service_pb2.UnhideEventRequest, _context: Context
+    ) -> bytes:
         """See the contract."""
-        raise _later("UnhideEvent")
+        return await self._alter(request, Alteration.UNHIDE)
 
     async def DeleteEvent(
-        self, _request: event_service_pb2.DeleteEventRequest, _context: Context
+        self, request: event_service_pb2.DeleteEventRequest, _context: Context
     ) -> event_service_pb2.DeleteEventResponse:
         """See the contract."""
-        raise _later("DeleteEvent")
+        await self._alter(request, Alteration.DELETE)
+        return event_service_pb2.DeleteEventResponse()
 
-
-def _later(method: str) -> Unimplemented:
-    return Unimplemented(f"this server does not serve {method} yet")
+    async def _alter(self, request: NamesEvent, alteration: Alteration) -> bytes:
+        event = await self._alterations.alter(current_tenant(), request, alteration)
+        return encode_event(event, request.agent_key, request.session_key)

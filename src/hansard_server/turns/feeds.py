@@ -73,6 +73,10 @@ class SessionFeed:
             self._add(event)
         for turn in change.turns:
             self._put_turn(turn)
+        if change.changed_ids:
+            # What the tail holds may not be so any more.
+            self._tail.clear()
+            self._tail_bytes = 0
         for event_id in change.changed_ids:
             self._changed_count += 1
             self._changed.append((self._changed_count, event_id))

@@ -6,7 +6,7 @@ asked for its next item. One that is slow simply gets larger deltas.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
@@ -266,8 +266,8 @@ class Readers:
             for item in cursor.open_text():
                 yield item
             altered_count, altered_ids = feed.changed_after(altered_count)
-            for event_id in altered_ids:
-                yield EventAltered(await self._read_event(session, event_id))
+            for altered in await self._read_altered(session, altered_ids, cursor.sequence):
+                yield altered
             if deltas and feed.last_sequence <= cursor.sequence:
                 for turn in _newly_stopped(feed, told):
                     yield TurnStopped(turn)
@@ -293,8 +293,16 @@ class Readers:
 
         return await self._store.read(read)
 
-    async def _read_event(self, session: SessionUid, event_id: str) -> EventRecord:
-        return await self._store.read(lambda tx: tx.get_event(*session, event_id))
+    async def _read_altered(
+        self, session: SessionUid, event_ids: Sequence[str], up_to_sequence: int
+    ) -> list[EventAltered]:
+        """Return the events as they are now; what was not delivered yet will come so anyway."""
+        if not event_ids:
+            return []
+        events = await self._store.read(
+            lambda tx: [tx.get_event(*session, event_id) for event_id in event_ids]
+        )
+        return [EventAltered(event) for event in events if event.sequence <= up_to_sequence]
 
 
 def shutting_down(session_uid: str, sequence: int) -> ServerShuttingDown:

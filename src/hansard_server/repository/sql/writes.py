@@ -16,12 +16,14 @@ from hansard_server.domain.records import (
     AgentRecord,
     ArtifactRecord,
     Claim,
+    EventRecord,
     SessionRecord,
     SessionStatus,
     SessionView,
 )
-from hansard_server.repository.api import Change
+from hansard_server.repository.api import Alteration, Change
 from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.alterations import alter_event
 from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
 from hansard_server.repository.sql.keysets import encode_keys
@@ -225,6 +227,23 @@ class SqlWriteTx(SqlReadTx):
         )
 
     # Artifacts and leases -------------------------------------------------------------------------
+
+    def alter_event(
+        self, tenant: str, session_uid: str, event_id: str, alteration: Alteration, now_us: int
+    ) -> EventRecord:
+        """Hide, unhide or delete an event with the other half of its call; see the Protocol."""
+        head = self._lock_head(tenant, session_uid)
+        if head is None or head.deleted:
+            raise SessionNotFound("There is no such session.")
+        session = (tenant, session_uid)
+        event, changed = alter_event(
+            self.connection, session, head.unfinished_turn_id, event_id, alteration, now_us
+        )
+        if changed:
+            self.changes.append(
+                Change(tenant=tenant, session_uid=session_uid, changed_ids=tuple(changed))
+            )
+        return event
 
     def delete_artifact(self, tenant: str, session_uid: str, artifact_id: str) -> ArtifactRecord:
         """Remove the artifact, and return it. Raises ArtifactNotFound."""

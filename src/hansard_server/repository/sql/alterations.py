@@ -1,0 +1,75 @@
+"""Events that are hidden, shown again or deleted; a tool's input and output go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from hansard_server.domain.errors import EventNotFound, SessionBusy
+from hansard_server.domain.records import EventRecord, HideReason
+from hansard_server.repository.api import Alteration
+from hansard_server.repository.sql.rows import event_record
+from hansard_server.repository.sql.tables import events
+
+_OF_SESSION = (
+    events.c.tenant == bindparam("of_tenant"),
+    events.c.session_uid == bindparam("of_uid"),
+)
+_EVENT = select(events).where(*_OF_SESSION, events.c.id == bindparam("event_id"))
+_PAIR = select(events).where(
+    *_OF_SESSION,
+    events.c.tool_call_id == bindparam("tool_call_id"),
+    events.c.tool_call_id.is_not(None),
+)
+_UPDATE = update(events).where(*_OF_SESSION, events.c.sequence == bindparam("of_sequence"))
+_HIDE = _UPDATE.values(hide_reason=bindparam("reason"))
+_DELETE = _UPDATE.values(deleted_at=bindparam("now"), payload=b"", size_bytes=0)
+
+
+def alter_event(
+    connection: Connection,
+    session: tuple[str, str],
+    unfinished_turn_id: str | None,
+    event_id: str,
+    alteration: Alteration,
+    now_us: int,
+) -> tuple[EventRecord, list[str]]:
+    """Alter an event, and the other half of its call; return it as it is then, and whose changed.
+
+    The session's head is locked. Raises EventNotFound; SessionBusy for an event of its unfinished
+    turn.
+    """
+    of_session = {"of_tenant": session[0], "of_uid": session[1]}
+    row = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one_or_none()
+    if row is None:
+        raise EventNotFound.of_field("event_id", f"there is no event {event_id!r}")
+    rows: list[Any] = [row]
+    if row.tool_call_id is not None:
+        rows = list(connection.execute(_PAIR, {**of_session, "tool_call_id": row.tool_call_id}))
+    if unfinished_turn_id is not None and any(r.turn_id == unfinished_turn_id for r in rows):
+        raise SessionBusy("the event is of a turn that is unfinished", retry_after_s=1.0)
+    changed = [r for r in rows if _changes(r, alteration)]
+    if changed:
+        statement = _DELETE if alteration is Alteration.DELETE else _HIDE
+        reason = HideReason.NONE if alteration is Alteration.UNHIDE else HideReason.MANUAL
+        values: dict[str, int] = {"reason": int(reason)}
+        if alteration is Alteration.DELETE:
+            values = {"now": now_us}
+        connection.execute(
+            statement, [{**of_session, **values, "of_sequence": r.sequence} for r in changed]
+        )
+    after = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one()
+    return event_record(after), [r.id for r in changed]
+
+
+def _changes(row: Any, alteration: Alteration) -> bool:
+    if row.deleted_at is not None:
+        return False
+    match alteration:
+        case Alteration.HIDE:
+            return bool(row.hide_reason == HideReason.NONE)
+        case Alteration.UNHIDE:
+            return bool(row.hide_reason != HideReason.NONE)
+        case Alteration.DELETE:
+            return True
