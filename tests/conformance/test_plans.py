@@ -135,10 +135,11 @@ FILL = (
     (
         "INSERT INTO turns (tenant, session_uid, id, number, status, input_event_id, "
         "input_type, input, first_sequence, last_sequence, pending_calls, attempt, error, "
-        "input_tokens, output_tokens, reasoning_tokens, open_calls, fence, created_at, "
+        "input_tokens, output_tokens, reasoning_tokens, open_calls, taken_sequence, "
+        "steered_sequence, fence, created_at, "
         "lease_until) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE"
         " WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2 ELSE 4 END, '', 20, '', i, i, '', 0, "
-        "'', 0, 0, 0, '[]', 0, i, i FROM n"
+        "'', 0, 0, 0, '[]', 0, 0, 0, i, i FROM n"
     ),
     (
         "INSERT INTO artifacts (tenant, session_uid, id, filename, mime_type, size_bytes, "
@@ -229,7 +230,7 @@ def test_batch_looks_up_every_key(filled: Callable[[str], Engine], database: str
         connection.execute(text("UPDATE session_heads SET queued_turns = 1"))
         none = "x''" if database == "sqlite" else "''"
         connection.execute(
-            text(f"UPDATE turns SET input = {none}, pending_calls = {none}, error = {none}")
+            text(f"UPDATE turns SET input = {none}, pending_calls = {none}, error = {none}")  # noqa: S608 - ours
         )
         plans = explain(connection, lambda tx: Batch(tx.connection, now_us).run(commands))
         connection.rollback()
