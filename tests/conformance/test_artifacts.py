@@ -57,6 +57,16 @@ async def test_several_are_found_by_id(store: Store) -> None:
     assert await store.read(lambda tx: tx.get_artifacts(TENANT, SESSION.uid, [])) == {}
 
 
+async def test_any_number_of_ids_may_be_asked_for(store: Store) -> None:
+    await with_session(store)
+    await with_artifacts(store, [artifact(1)])
+    ids = [f"art_{number}" for number in range(70_000)]
+
+    found = await store.read(lambda tx: tx.get_artifacts(TENANT, SESSION.uid, ids))
+
+    assert found == {"art_1": artifact(1)}
+
+
 async def test_deleted_artifact_no_longer_counts(store: Store) -> None:
     await with_session(store)
     await with_artifacts(store, [artifact(1), artifact(2, size_bytes=7)])

@@ -22,21 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hansard/v1/artifact.proto\x12\nhansard.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n\x08\x41rtifact\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x11\n\tmime_type\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x17\n\x0f\x63hecksum_sha256\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12)\n\x08metadata\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08ttl_days\x18\n \x01(\x05H\x00\x88\x01\x01\x12*\n\x06source\x18\x0b \x01(\x0e\x32\x1a.hansard.v1.ArtifactSource\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_ttl_days\"a\n\x11\x41rtifactReference\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x11\n\tmime_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03*g\n\x0e\x41rtifactSource\x12\x1f\n\x1b\x41RTIFACT_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41RTIFACT_SOURCE_UPLOAD\x10\x01\x12\x18\n\x14\x41RTIFACT_SOURCE_TOOL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19hansard/v1/artifact.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x03\n\x08\x41rtifact\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x11\n\tmime_type\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x17\n\x0f\x63hecksum_sha256\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12)\n\x08metadata\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x08ttl_days\x18\n \x01(\x05H\x00\x88\x01\x01\x12*\n\x06source\x18\x0b \x01(\x0e\x32\x1a.hansard.v1.ArtifactSource\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_ttl_days\"\x81\x01\n\x11\x41rtifactReference\x12\x33\n\x0b\x61rtifact_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^art_[a-z0-9_-]{1,100}$\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x11\n\tmime_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03*g\n\x0e\x41rtifactSource\x12\x1f\n\x1b\x41RTIFACT_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41RTIFACT_SOURCE_UPLOAD\x10\x01\x12\x18\n\x14\x41RTIFACT_SOURCE_TOOL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hansard.v1.artifact_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ARTIFACTSOURCE']._serialized_start=599
-  _globals['_ARTIFACTSOURCE']._serialized_end=702
-  _globals['_ARTIFACT']._serialized_start=105
-  _globals['_ARTIFACT']._serialized_end=498
-  _globals['_ARTIFACTREFERENCE']._serialized_start=500
-  _globals['_ARTIFACTREFERENCE']._serialized_end=597
+  _globals['_ARTIFACTREFERENCE'].fields_by_name['artifact_id']._loaded_options = None
+  _globals['_ARTIFACTREFERENCE'].fields_by_name['artifact_id']._serialized_options = b'\272H\033r\0312\027^art_[a-z0-9_-]{1,100}$'
+  _globals['_ARTIFACTSOURCE']._serialized_start=661
+  _globals['_ARTIFACTSOURCE']._serialized_end=764
+  _globals['_ARTIFACT']._serialized_start=134
+  _globals['_ARTIFACT']._serialized_end=527
+  _globals['_ARTIFACTREFERENCE']._serialized_start=530
+  _globals['_ARTIFACTREFERENCE']._serialized_end=659
 # @@protoc_insertion_point(module_scope)

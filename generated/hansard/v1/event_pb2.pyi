@@ -463,7 +463,9 @@ class ToolInput(_message.Message):
     tool_name: _builtins.str
     """What the tool is."""
     tool_input_json: _builtins.str
-    """The arguments: JSON, kept byte for byte."""
+    """The arguments: JSON, kept byte for byte. Nested at most 512 levels deep, the outermost object or
+    list being the first; numbers may have any length.
+    """
     provider_data: _builtins.bytes
     """What the model's provider wants back; opaque, not shown over HTTP."""
     def __init__(
@@ -503,7 +505,7 @@ class ToolOutput(_message.Message):
     tool_name: _builtins.str
     """As in the call."""
     tool_output_json: _builtins.str
-    """The answer: JSON, kept byte for byte."""
+    """The answer: JSON, kept byte for byte. The limits of tool_input_json hold."""
     error: _builtins.bool
     """The answer is an error, meant to help the model."""
     outcome: Global___ToolOutcome.ValueType
@@ -572,7 +574,7 @@ class StructuredOutput(_message.Message):
     schema_name: _builtins.str
     """The schema's name in the agent."""
     content_json: _builtins.str
-    """The answer: JSON, kept byte for byte."""
+    """The answer: JSON, kept byte for byte. The limits of tool_input_json hold."""
     def __init__(
         self,
         *,
@@ -620,7 +622,7 @@ class ImageRead(_message.Message):
     ARTIFACT_ID_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     artifact_id: _builtins.str
-    """The image."""
+    """The image, an artifact of the session (ARTIFACT_NOT_FOUND)."""
     detail: Global___ImageDetail.ValueType
     """How closely."""
     def __init__(
@@ -734,7 +736,7 @@ class Custom(_message.Message):
     custom_type: _builtins.str
     """Whose and what it is: a reverse DNS name, `com.example.rating`."""
     data_json: _builtins.str
-    """The content: JSON, kept byte for byte."""
+    """The content: JSON, kept byte for byte. The limits of tool_input_json hold."""
     def __init__(
         self,
         *,

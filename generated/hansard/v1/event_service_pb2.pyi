@@ -574,7 +574,9 @@ class AppendEventsRequest(_message.Message):
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.EventDraft]:
-        """The events, in order. Each is at most 1 MiB as it is stored (setting `event_max_bytes`)."""
+        """The events, in order. Each is at most 1 MiB as it is stored (setting `event_max_bytes`).
+        Together they mention artifacts at most 1,000 times.
+        """
 
     def __init__(
         self,

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate, count
+from operator import sub
 from typing import NoReturn
 
 from google.protobuf import struct_pb2
 
 from hansard_server.agents.api import Json
 
+JSON_MAX_DEPTH = 512
+"""Objects and lists inside each other in one text of the record; the outermost is level 1."""
 _EXACT_WHOLE_NUMBERS = 2**53
+# One that has no end goes to the end of the text: each character is looked at once.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+_BRACKETS_AT_ONCE = 16 * 1024
+# Two more than nothing, and two less than two: a byte each, which are summed up in one sweep.
+_STEPS = bytes.maketrans(b"[{]}", b"\2\2\0\0")
 
 
 class NotJson(ValueError):  # noqa: N818 - reads as what it says
@@ -22,6 +33,22 @@ def parse_json(text: str) -> Json:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error) or "nested too deeply") from error
+
+
+def check_json(text: str) -> None:
+    """Do nothing, or raise NotJson for a text that the record can't hold as JSON.
+
+    Numbers may have any length, since nobody computes with them here.
+    """
+    if _depth(text) > JSON_MAX_DEPTH:
+        raise NotJson(f"is nested deeper than {JSON_MAX_DEPTH} levels")
+    try:
+        json.loads(text, parse_constant=_refuse_constant, parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise NotJson(f"is not JSON: see {where}") from None
+    except NotJson as error:
+        raise NotJson(f"is not JSON: {error}") from None
 
 
 def dump_json(value: Json) -> str:
@@ -78,3 +105,20 @@ def cut_utf8(text: str, max_bytes: int) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise NotJson(f"{name} is not JSON")
+
+
+def _depth(text: str) -> int:
+    """Return how many brackets are open at once at most; not less than that for what is no JSON."""
+    opening = text.count("[") + text.count("{")
+    if opening <= JSON_MAX_DEPTH:
+        return opening
+    bare = _STRING.sub("", text).encode("utf-8", "replace").translate(None, _NO_BRACKETS)
+    steps = bare.translate(_STEPS)
+    deepest = depth = 0
+    # In pieces, between which other threads may run.
+    for start in range(0, len(steps), _BRACKETS_AT_ONCE):
+        piece = steps[start : start + _BRACKETS_AT_ONCE]
+        # An opening bracket counts two and a closing one nothing: less one each, that is the depth.
+        deepest = max(deepest, depth + max(map(sub, accumulate(piece), count(1))))
+        depth += sum(piece) - len(piece)
+    return deepest
