@@ -101,6 +101,7 @@ class Parts:
     feeds: Feeds
     readers: Readers
     engine: TurnEngine
+    sweeper: Sweeper
     clock: Clock
 
 
@@ -187,6 +188,7 @@ class Server:
             feeds=feeds,
             readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
             engine=engine,
+            sweeper=sweeper,
             clock=self._clock,
         )
         services = _servicers(parts)
@@ -240,6 +242,7 @@ def _servicers(parts: Parts) -> list[Service]:
         limits=settings.limits,
         tokens=tokens,
         check_configuration=check_agent,
+        on_delete=parts.sweeper.wake,
         clock=parts.clock,
     )
     sessions = Sessions(store, limits=settings.limits, tokens=tokens, clock=parts.clock)

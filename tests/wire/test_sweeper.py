@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -14,6 +15,7 @@ from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.tables import agents, session_heads, sessions
 from hansard_server.resources.sweeper import Sweeper
 from tests.support.server import failure, make_settings, running_server
+from tests.support.talk import Talk
 from tests.wire.conftest import agent_request
 
 Create = session_service_pb2.CreateSessionRequest
@@ -79,6 +81,28 @@ async def test_expired_session_is_deleted_and_its_rows_removed(
         for table in (agents, sessions, session_heads):
             assert connection.execute(select(func.count()).select_from(table)).scalar() == 0
     engine.dispose()
+
+
+async def test_sessions_of_a_deleted_agent_end_soon(store_url: str, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, store_url, sweep_interval_s=3600)
+    async with running_server(settings) as running:
+        talk = await Talk(running).begin()
+        stream, _ = await talk.hold()
+        watch = talk.watch(after_sequence=2)
+        other = await talk.another("other").open_session()
+        other_watch = other.watch()
+        await asyncio.gather(watch.initial_metadata(), other_watch.initial_metadata())
+        await running.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_key="agent"))
+        async with asyncio.timeout(5):
+            for call in (watch, other_watch, stream):
+                assert (await failure(_all(call))).reason == "SESSION_NOT_FOUND"
+            # The turn is held for a minute, but nobody has use of it.
+            while any(task.get_name().startswith("turn-trn_") for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.01)
+
+
+async def _all(call: AsyncIterable[object]) -> list[object]:
+    return [item async for item in call]
 
 
 async def test_server_sweeps_by_itself(store_url: str, tmp_path: Path) -> None:

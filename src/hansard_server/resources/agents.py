@@ -53,12 +53,15 @@ class Agents:
         limits: Limits,
         tokens: PageTokens,
         check_configuration: CheckConfiguration,
+        on_delete: Callable[[], None],
         clock: Clock = now_us,
     ) -> None:
+        """`on_delete` is called after an agent was deleted: its sessions are still to be."""
         self._store = store
         self._limits = limits
         self._tokens = tokens
         self._check_configuration = check_configuration
+        self._on_delete = on_delete
         self._clock = clock
 
     async def create(
@@ -164,13 +167,14 @@ class Agents:
         return await self._store.write(decide)
 
     async def delete(self, tenant: str, request: agent_service_pb2.DeleteAgentRequest) -> None:
-        """Delete the agent with its sessions. Raises AgentNotFound."""
+        """Delete the agent; its sessions go soon after. Raises AgentNotFound."""
         now = self._clock()
 
         def decide(tx: WriteTx) -> None:
             tx.delete_agent(tenant, tx.get_agent(tenant, request.agent_key).uid, now)
 
         await self._store.write(decide)
+        self._on_delete()
 
     def _find_fault(self, agent: agent_pb2.Agent, prefix: str) -> DomainError | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -29,11 +30,19 @@ class Sweeper:
         self._interval_s = interval_s
         self._keep_rows_us = round(keep_deleted_s * MICROSECONDS_PER_SECOND)
         self._clock = clock
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have the next round begin at once: something was deleted, and others wait for its end."""
+        self._woken.set()
 
     async def run(self) -> None:
         """Sweep again and again, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._woken.wait()
+            self._woken.clear()
             try:
                 await self.sweep()
             except Exception:  # noqa: BLE001 - logged with its traceback
