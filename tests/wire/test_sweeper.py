@@ -97,8 +97,8 @@ async def test_sessions_of_a_deleted_agent_end_soon(store_url: str, tmp_path: Pa
             for call in (watch, other_watch, stream):
                 assert (await failure(_all(call))).reason == "SESSION_NOT_FOUND"
             # The turn is held for a minute, but nobody has use of it.
-            while any(task.get_name().startswith("turn-trn_") for task in asyncio.all_tasks()):
-                await asyncio.sleep(0.01)
+            tasks = [t for t in asyncio.all_tasks() if t.get_name().startswith("turn-trn_")]
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _all(call: AsyncIterable[object]) -> list[object]:
