@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
@@ -196,6 +197,24 @@ async def test_filter_that_is_slow_to_decide_ends_the_page(
     request = ListSessions(agent_key="a", filter="session [02]")
     found = [[s.key for s in page] async for page in pages(plain, request)]
     assert found[:3] == [["s2"], [], ["s0"]]
+
+
+async def test_hard_patterns_leave_readers_to_others(hansard: Running) -> None:
+    await hansard.agents.CreateAgent(agent_request(key="a"))
+    long = {"name": "a" * 255, "description": "b" * 4_096}
+    for _ in range(120):
+        await hansard.sessions.CreateSession(Create(agent_key="a", **long))
+    hard = ListSessions(agent_key="a", filter="(b{1,30}){1,30}c")
+    page = await hansard.sessions.ListSessions(hard)
+    assert (len(page.sessions), bool(page.next_page_token)) == (0, True)
+    lists = [asyncio.ensure_future(hansard.sessions.ListSessions(hard)) for _ in range(16)]
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await hansard.agents.GetAgent(agent_service_pb2.GetAgentRequest(agent_key="a"))
+    took = time.monotonic() - started
+    assert not all(call.done() for call in lists)
+    await asyncio.gather(*lists)
+    assert took < 0.4
 
 
 @pytest.mark.parametrize("pattern", ["(", "[", "(?=x)", "\\1", "(x{1000}){1000}", "\\pL{900}"])

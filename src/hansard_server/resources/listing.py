@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
 
 from google.protobuf.struct_pb2 import Struct
@@ -28,6 +30,10 @@ T = TypeVar("T")
 ListRequest = agent_service_pb2.ListAgentsRequest | session_service_pb2.ListSessionsRequest
 Fetch = Callable[[CreationScan], Sequence[T]]
 
+Matching = asyncio.Semaphore
+"""Lists with a pattern take turns by it: matching holds a reader of the store meanwhile, and the
+others are for those who only read."""
+
 ROW_OVERHEAD_BYTES = 512
 """What keys, ids, times and numbers of one item take in a reply, at most."""
 
@@ -38,6 +44,7 @@ async def list_by_creation(
     request: ListRequest,
     tokens: PageTokens,
     limits: Limits,
+    matching: Matching,
     *,
     fetch: Callable[[ReadTx], Fetch[T]],
     record: Callable[[T], AgentRecord | SessionRecord],
@@ -50,15 +57,17 @@ async def list_by_creation(
     keeps = _filter_of(request, limits)
     query = query_of(tenant, request)
     scan = _scan_of(request, tokens.read(query, request.page_token))
-    found = await store.read(
-        lambda tx: scan_page(
-            fetch(tx),
-            scan,
-            position=lambda item: Position(record(item).created_at_us, record(item).uid),
-            size=size,
-            matches=lambda item: keeps.matches(record(item)),
+    turn: AbstractAsyncContextManager[None] = matching if request.filter else nullcontext()
+    async with turn:
+        found = await store.read(
+            lambda tx: scan_page(
+                fetch(tx),
+                scan,
+                position=lambda item: Position(record(item).created_at_us, record(item).uid),
+                size=size,
+                matches=lambda item: keeps.matches(record(item)),
+            )
         )
-    )
     if found.position is None:
         return Page(found.items, "")
     return Page(found.items, tokens.make(query, pack_position(found.position)))

@@ -32,7 +32,7 @@ _MAC_BYTES = 16
 _CHUNK_FIRST_ROWS = 16
 _CHUNK_MAX_ROWS = 512
 _CHUNK_AIM_BYTES = 4 * MIB
-_MATCHING_MAX_S = 1.0
+_MATCHING_MAX_S = 0.1
 """A page ends when its filter has taken so long: a bad pattern on 5,000 texts takes minutes."""
 
 
@@ -125,7 +125,7 @@ def scan_page(
     """Return the page that begins at `scan`, with at most `scan.limit` items.
 
     The page also ends at 3 MiB with at least one item, after 5,000 rows, and when matching took
-    a second. Rows are fetched in chunks whose size follows the size of rows, so that large ones
+    a tenth of a second. Rows are fetched in chunks whose size follows the size of rows, so that large ones
     don't fill memory.
     """
     items: list[T] = []

@@ -19,7 +19,12 @@ from hansard_server.domain.records import Claim, SessionHead, SessionRecord, Ses
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.fingerprints import claim_of, first_answer
-from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, Fetch, list_by_creation
+from hansard_server.resources.listing import (
+    ROW_OVERHEAD_BYTES,
+    Fetch,
+    Matching,
+    list_by_creation,
+)
 from hansard_server.resources.masks import read_mask
 from hansard_server.resources.metadata import check_struct
 from hansard_server.resources.paging import Page, PageTokens
@@ -38,6 +43,7 @@ class Sessions:
         self._limits = limits
         self._tokens = tokens
         self._clock = clock
+        self._matching = Matching(1)
 
     async def create(
         self, tenant: str, request: session_service_pb2.CreateSessionRequest
@@ -105,6 +111,7 @@ class Sessions:
             request,
             self._tokens,
             self._limits,
+            self._matching,
             fetch=fetch,
             record=lambda view: view.record,
             size=_size,
