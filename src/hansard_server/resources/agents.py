@@ -21,7 +21,7 @@ from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import AgentRecord
 from hansard_server.repository.api import Store, WriteTx
 from hansard_server.resources.fingerprints import claim_of, first_answer
-from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, Matching, list_by_creation
+from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists
 from hansard_server.resources.masks import read_mask
 from hansard_server.resources.metadata import check_struct
 from hansard_server.resources.paging import Page, PageTokens
@@ -59,11 +59,10 @@ class Agents:
         """`on_delete` is called after an agent was deleted: its sessions are still to be."""
         self._store = store
         self._limits = limits
-        self._tokens = tokens
+        self._lists = CreationLists(store, tokens, limits)
         self._check_configuration = check_configuration
         self._on_delete = on_delete
         self._clock = clock
-        self._matching = Matching(1)
 
     async def create(
         self, tenant: str, request: agent_service_pb2.CreateAgentRequest
@@ -126,13 +125,9 @@ class Agents:
         self, tenant: str, request: agent_service_pb2.ListAgentsRequest
     ) -> Page[AgentRecord]:
         """Return a page. Raises InvalidRequest, InvalidMetadata, InvalidPageToken."""
-        return await list_by_creation(
-            self._store,
+        return await self._lists.list(
             tenant,
             request,
-            self._tokens,
-            self._limits,
-            self._matching,
             fetch=lambda tx: lambda scan: tx.scan_agents(tenant, scan),
             record=lambda agent: agent,
             size=_size,

@@ -30,47 +30,53 @@ T = TypeVar("T")
 ListRequest = agent_service_pb2.ListAgentsRequest | session_service_pb2.ListSessionsRequest
 Fetch = Callable[[CreationScan], Sequence[T]]
 
-Matching = asyncio.Semaphore
-"""Lists with a pattern take turns by it: matching holds a reader of the store meanwhile, and the
-others are for those who only read."""
-
 ROW_OVERHEAD_BYTES = 512
 """What keys, ids, times and numbers of one item take in a reply, at most."""
 
 
-async def list_by_creation(
-    store: Store,
-    tenant: str,
-    request: ListRequest,
-    tokens: PageTokens,
-    limits: Limits,
-    matching: Matching,
-    *,
-    fetch: Callable[[ReadTx], Fetch[T]],
-    record: Callable[[T], AgentRecord | SessionRecord],
-    size: Callable[[T], int],
-) -> Page[T]:
-    """Return the page that the request asks for, all of one moment.
+class CreationLists:
+    """Lists of one kind of resource."""
 
-    Raises InvalidRequest, InvalidMetadata, InvalidPageToken, and what `fetch` raises.
-    """
-    keeps = _filter_of(request, limits)
-    query = query_of(tenant, request)
-    scan = _scan_of(request, tokens.read(query, request.page_token))
-    turn: AbstractAsyncContextManager[None] = matching if request.filter else nullcontext()
-    async with turn:
-        found = await store.read(
-            lambda tx: scan_page(
-                fetch(tx),
-                scan,
-                position=lambda item: Position(record(item).created_at_us, record(item).uid),
-                size=size,
-                matches=lambda item: keeps.matches(record(item)),
-            )
+    def __init__(self, store: Store, tokens: PageTokens, limits: Limits) -> None:
+        """Read from `store`; page tokens are those of `tokens`."""
+        self._store = store
+        self._tokens = tokens
+        self._limits = limits
+        # Matching holds a reader of the store; the others are for those who only read.
+        self._matching = asyncio.Semaphore(1)
+
+    async def list(
+        self,
+        tenant: str,
+        request: ListRequest,
+        *,
+        fetch: Callable[[ReadTx], Fetch[T]],
+        record: Callable[[T], AgentRecord | SessionRecord],
+        size: Callable[[T], int],
+    ) -> Page[T]:
+        """Return the page that the request asks for, all of one moment.
+
+        Raises InvalidRequest, InvalidMetadata, InvalidPageToken, and what `fetch` raises.
+        """
+        keeps = _filter_of(request, self._limits)
+        query = query_of(tenant, request)
+        scan = _scan_of(request, self._tokens.read(query, request.page_token))
+        turn: AbstractAsyncContextManager[None] = (
+            self._matching if request.filter else nullcontext()
         )
-    if found.position is None:
-        return Page(found.items, "")
-    return Page(found.items, tokens.make(query, pack_position(found.position)))
+        async with turn:
+            found = await self._store.read(
+                lambda tx: scan_page(
+                    fetch(tx),
+                    scan,
+                    position=lambda item: Position(record(item).created_at_us, record(item).uid),
+                    size=size,
+                    matches=lambda item: keeps.matches(record(item)),
+                )
+            )
+        if found.position is None:
+            return Page(found.items, "")
+        return Page(found.items, self._tokens.make(query, pack_position(found.position)))
 
 
 def _filter_of(request: ListRequest, limits: Limits) -> RecordFilter:

@@ -125,8 +125,8 @@ def scan_page(
     """Return the page that begins at `scan`, with at most `scan.limit` items.
 
     The page also ends at 3 MiB with at least one item, after 5,000 rows, and when matching took
-    a tenth of a second. Rows are fetched in chunks whose size follows the size of rows, so that large ones
-    don't fill memory.
+    a tenth of a second. Rows are fetched in chunks whose size follows the size of rows, so that
+    large ones don't fill memory.
     """
     items: list[T] = []
     page_bytes = rows_seen = bytes_seen = 0

@@ -19,12 +19,7 @@ from hansard_server.domain.records import Claim, SessionHead, SessionRecord, Ses
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.fingerprints import claim_of, first_answer
-from hansard_server.resources.listing import (
-    ROW_OVERHEAD_BYTES,
-    Fetch,
-    Matching,
-    list_by_creation,
-)
+from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists, Fetch
 from hansard_server.resources.masks import read_mask
 from hansard_server.resources.metadata import check_struct
 from hansard_server.resources.paging import Page, PageTokens
@@ -41,9 +36,8 @@ class Sessions:
     ) -> None:
         self._store = store
         self._limits = limits
-        self._tokens = tokens
+        self._lists = CreationLists(store, tokens, limits)
         self._clock = clock
-        self._matching = Matching(1)
 
     async def create(
         self, tenant: str, request: session_service_pb2.CreateSessionRequest
@@ -105,13 +99,9 @@ class Sessions:
             agent_uid = tx.get_agent(tenant, request.agent_key).uid
             return lambda scan: tx.scan_sessions(tenant, agent_uid, scan)
 
-        return await list_by_creation(
-            self._store,
+        return await self._lists.list(
             tenant,
             request,
-            self._tokens,
-            self._limits,
-            self._matching,
             fetch=fetch,
             record=lambda view: view.record,
             size=_size,
