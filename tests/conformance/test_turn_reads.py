@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from hansard_server.domain.errors import TurnNotFound
+from hansard_server.domain.limits import KIB, MIB
 from hansard_server.domain.records import OpenCall, TurnStatus, Usage
-from hansard_server.repository.api import Store, WriteTx
+from hansard_server.repository.api import Store, TurnScan, WriteTx
 from hansard_server.repository.sql.engine import database_now_us
 from hansard_server.repository.sql.tables import turns
 from tests.support.records import (
@@ -64,31 +67,62 @@ async def test_turn_of_elsewhere_is_not_found(store: Store, name: tuple[str, str
 
 
 @pytest.mark.parametrize(
-    ("after", "descending", "limit", "expected"),
+    ("changes", "expected", "resume_at"),
     [
-        (None, False, 10, [1, 2, 3, 4]),
-        (None, True, 10, [4, 3, 2, 1]),
-        (2, False, 10, [3, 4]),
-        (3, True, 10, [2, 1]),
-        (None, False, 2, [1, 2]),
-        (None, True, 1, [4]),
-        (4, False, 10, []),
-        (1, True, 10, []),
+        ({}, [1, 2, 3, 4], None),
+        ({"descending": True}, [4, 3, 2, 1], None),
+        ({"after_number": 2}, [3, 4], None),
+        ({"after_number": 3, "descending": True}, [2, 1], None),
+        ({"limit": 2}, [1, 2], 2),
+        ({"limit": 1, "descending": True}, [4], 4),
+        ({"limit": 4}, [1, 2, 3, 4], None),
+        ({"after_number": 4}, [], None),
+        ({"after_number": 9}, [], None),
+        ({"after_number": 1, "descending": True}, [], None),
+        ({"statuses": {TurnStatus.FAILED}}, [2], None),
+        ({"statuses": {TurnStatus.FAILED, TurnStatus.RUNNING}}, [2, 4], None),
+        ({"statuses": {TurnStatus.QUEUED}}, [], None),
+        ({"statuses": {TurnStatus.FAILED}, "limit": 1}, [2], 2),
+        ({"max_rows": 3}, [1, 2, 3], 3),
+        ({"max_rows": 3, "descending": True}, [4, 3, 2], 2),
+        ({"max_rows": 1, "statuses": {TurnStatus.FAILED}}, [], 1),
+        ({"max_rows": 2, "statuses": {TurnStatus.FAILED}, "descending": True}, [], 3),
+        ({"max_bytes": 0}, [1], 1),
+        ({"max_bytes": 2 * (256 + 5)}, [1, 2], 2),
+        ({"max_bytes": 2 * (256 + 5) - 1}, [1], 1),
+        ({"max_bytes": 4 * (256 + 5)}, [1, 2, 3, 4], None),
     ],
 )
 async def test_turns_are_listed_by_number(
-    store: Store, *, after: int | None, descending: bool, limit: int, expected: list[int]
+    store: Store, changes: dict[str, Any], expected: list[int], resume_at: int | None
 ) -> None:
+    states = {4: TurnStatus.RUNNING, 2: TurnStatus.FAILED}
+    made = [turn(n, states.get(n, TurnStatus.COMPLETED)) for n in (4, 2, 1, 3)]
     await with_session(store)
-    await with_turns(store, [turn(n, TurnStatus.COMPLETED) for n in (4, 2, 1, 3)])
+    await with_turns(store, made)
+    scan = replace(TurnScan(limit=10, max_bytes=MIB, max_rows=100), **changes)
 
-    found = await store.read(
-        lambda tx: tx.scan_turns(
-            TENANT, SESSION.uid, after_number=after, descending=descending, limit=limit
-        )
-    )
+    page = await store.read(lambda tx: tx.scan_turns(TENANT, SESSION.uid, scan))
 
-    assert [record.number for record in found] == expected
+    assert [record.number for record in page.turns] == expected
+    assert page.resume_at == resume_at
+    assert set(page.turns) <= set(made)
+
+
+@pytest.mark.parametrize("statuses", [set(), {TurnStatus.FAILED}])
+async def test_inputs_of_the_page_alone_are_read(store: Store, statuses: set[TurnStatus]) -> None:
+    await with_session(store)
+    for number in range(1, 31):
+        await with_turns(store, [turn(number, TurnStatus.COMPLETED, input=bytes(MIB))])
+    scan = TurnScan(limit=100, max_bytes=2 * MIB + KIB, max_rows=100, statuses=frozenset(statuses))
+
+    tracemalloc.start()
+    page = await store.read(lambda tx: tx.scan_turns(TENANT, SESSION.uid, scan))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(page.turns) == (0 if statuses else 2)
+    assert peak < 8 * MIB
 
 
 async def test_queue_position_counts_the_waiting_ones(store: Store) -> None:

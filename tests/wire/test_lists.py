@@ -17,10 +17,13 @@ from hansard.v1 import (
     paging_pb2,
     session_pb2,
     session_service_pb2,
+    turn_pb2,
+    turn_service_pb2,
 )
-from hansard_server.domain.limits import PAGE_MAX_BYTES
+from hansard_server.domain.limits import MIB, PAGE_MAX_BYTES
 from tests.support.databases import Databases
 from tests.support.server import Failure, Running, failure, make_settings, running_server
+from tests.support.talk import Talk
 from tests.wire.conftest import agent_request
 
 ListAgents = agent_service_pb2.ListAgentsRequest
@@ -197,6 +200,43 @@ async def test_filter_that_is_slow_to_decide_ends_the_page(
     request = ListSessions(agent_key="a", filter="session [02]")
     found = [[s.key for s in page] async for page in pages(plain, request)]
     assert found[:3] == [["s2"], [], ["s0"]]
+
+
+async def test_turns_come_in_pages_by_status(hansard: Running) -> None:
+    talk = await Talk(hansard).begin([{"agent_output": {"content": "ok"}}])
+    made = [(await talk.send(f"{number}"))[0].turn_id for number in range(3)]
+    _, held = await talk.hold()
+    completed, running = turn_pb2.TURN_STATUS_COMPLETED, turn_pb2.TURN_STATUS_RUNNING
+    for fields, ids in (
+        ({}, [*made, held]),
+        ({"order": paging_pb2.SORT_ORDER_DESCENDING}, [held, *made[::-1]]),
+        ({"statuses": [completed]}, made),
+        ({"statuses": [running]}, [held]),
+        ({"statuses": [completed, running]}, [*made, held]),
+        ({"statuses": [turn_pb2.TURN_STATUS_FAILED]}, []),
+    ):
+        for page_size in (1, 2, 3, 4, 100):
+            request = turn_service_pb2.ListTurnsRequest(page_size=page_size, **fields, **talk.keys)
+            found: list[str] = []
+            while True:
+                page = await hansard.turns.ListTurns(request)
+                assert len(page.turns) <= page_size
+                found += [turn.id for turn in page.turns]
+                request.page_token = page.next_page_token
+                if not request.page_token:
+                    break
+            assert found == ids
+    await talk.release(held)
+
+
+async def test_page_of_turns_ends_by_its_bytes(hansard: Running) -> None:
+    talk = await Talk(hansard).begin([{"agent_output": {"content": "ok"}}])
+    for _ in range(4):
+        await talk.send("x" * (MIB - 1_000))
+    first = await hansard.turns.ListTurns(turn_service_pb2.ListTurnsRequest(**talk.keys))
+    assert (len(first.turns), first.ByteSize() <= PAGE_MAX_BYTES) == (3, True)
+    rest = turn_service_pb2.ListTurnsRequest(page_token=first.next_page_token, **talk.keys)
+    assert len((await hansard.turns.ListTurns(rest)).turns) == 1
 
 
 async def test_hard_patterns_leave_readers_to_others(hansard: Running) -> None:

@@ -22,6 +22,7 @@ from hansard_server.domain.records import (
     SessionRef,
     SessionView,
     TurnRecord,
+    TurnStatus,
 )
 from hansard_server.repository.commands import (
     Accepted,
@@ -98,6 +99,34 @@ class EventPage:
     """
 
     events: tuple[EventRecord, ...]
+    resume_at: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnScan:
+    """Turns by number; those that don't match count as examined.
+
+    Attributes:
+        limit: how many matching turns at most.
+        max_bytes: the page ends when its turns together would be larger, with at least one.
+        max_rows: how many numbers are examined at most.
+        after_number: only turns beyond it, in the direction of the scan; None: from its start.
+        statuses: only these; empty: all.
+    """
+
+    limit: int
+    max_bytes: int
+    max_rows: int
+    after_number: int | None = None
+    descending: bool = False
+    statuses: frozenset[TurnStatus] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPage:
+    """Matching turns in order; `resume_at` is the `after_number` to go on from, None at the end."""
+
+    turns: tuple[TurnRecord, ...]
     resume_at: int | None
 
 
@@ -188,16 +217,8 @@ class ReadTx(Protocol):
         """Return the turn. Raises TurnNotFound."""
         ...
 
-    def scan_turns(
-        self,
-        tenant: str,
-        session_uid: str,
-        *,
-        after_number: int | None,
-        descending: bool,
-        limit: int,
-    ) -> Sequence[TurnRecord]:
-        """Return turns by number, beyond `after_number` in the direction of the scan."""
+    def scan_turns(self, tenant: str, session_uid: str, scan: TurnScan) -> TurnPage:
+        """Return a page. Its cost does not grow with the session nor with what it leaves out."""
         ...
 
     def queue_position(self, tenant: str, session_uid: str, turn_number: int) -> int:
@@ -205,7 +226,10 @@ class ReadTx(Protocol):
         ...
 
     def find_unfinished_turns(self, limit: int, *, expired_only: bool) -> Sequence[TurnRecord]:
-        """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked."""
+        """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked.
+
+        They come with their inputs, up to a mebibyte each: `limit` bounds the memory.
+        """
         ...
 
     def find_owned_turns(self, owner: str, limit: int) -> Sequence[TurnRecord]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,15 +12,12 @@ from hansard.v1 import event_service_pb2, paging_pb2, turn_service_pb2
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS
 from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
-from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
+from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store, TurnPage, TurnScan
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.paging import Page, PageTokens, page_limit, query_of
 from hansard_server.turns.feeds import Feeds
 from hansard_server.turns.payloads import EVENT_TYPES_BY_NAME
 from hansard_server.turns.readers import Item, Readers
-
-_TURN_OVERHEAD_BYTES = 256
-_TURN_CHUNK = 100
 
 
 class Queries:
@@ -97,53 +93,22 @@ class Queries:
         query = query_of(tenant, request)
         position = self._tokens.read(query, request.page_token)
         name = _name(tenant, request.agent_key, request.session_key)
-        statuses = {TurnStatus(status) for status in request.statuses} or set(TurnStatus)
-        scan = _TurnScan(
-            after=None if position is None else struct.unpack(">q", position)[0],
-            descending=request.order == paging_pb2.SORT_ORDER_DESCENDING,
+        scan = TurnScan(
             limit=page_limit(request.page_size),
-            statuses=frozenset(statuses),
+            max_bytes=PAGE_MAX_BYTES,
+            max_rows=SCAN_MAX_ROWS,
+            after_number=None if position is None else struct.unpack(">q", position)[0],
+            descending=request.order == paging_pb2.SORT_ORDER_DESCENDING,
+            statuses=frozenset(TurnStatus(status) for status in request.statuses),
         )
 
-        def read(tx: ReadTx) -> tuple[Sequence[TurnRecord], int | None]:
-            return scan.run(tx, tenant, tx.resolve_session(name).uid)
+        def read(tx: ReadTx) -> TurnPage:
+            return tx.scan_turns(tenant, tx.resolve_session(name).uid, scan)
 
-        turns, resume_at = await self._store.read(read)
-        token = "" if resume_at is None else self._tokens.make(query, struct.pack(">q", resume_at))
-        return Page(tuple(turns), token)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TurnScan:
-    after: int | None
-    descending: bool
-    limit: int
-    statuses: frozenset[TurnStatus]
-
-    def run(
-        self, tx: ReadTx, tenant: str, session_uid: str
-    ) -> tuple[Sequence[TurnRecord], int | None]:
-        """Return a page of turns, and the number of the last one looked at if there may be more."""
-        found: list[TurnRecord] = []
-        after = self.after
-        page_bytes = looked_at = 0
-        while looked_at < SCAN_MAX_ROWS:
-            wanted = min(_TURN_CHUNK, SCAN_MAX_ROWS - looked_at)
-            turns = tx.scan_turns(
-                tenant, session_uid, after_number=after, descending=self.descending, limit=wanted
-            )
-            for turn in turns:
-                size_bytes = len(turn.input) + _TURN_OVERHEAD_BYTES
-                if len(found) == self.limit or (found and page_bytes + size_bytes > PAGE_MAX_BYTES):
-                    return found, after
-                looked_at += 1
-                after = turn.number
-                if turn.status in self.statuses:
-                    found.append(turn)
-                    page_bytes += size_bytes
-            if len(turns) < wanted:
-                return found, None
-        return found, after
+        page = await self._store.read(read)
+        if page.resume_at is None:
+            return Page(page.turns, "")
+        return Page(page.turns, self._tokens.make(query, struct.pack(">q", page.resume_at)))
 
 
 def _name(tenant: str, agent_key: str, session_key: str, uid: str = "") -> SessionName:

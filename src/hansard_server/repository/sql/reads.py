@@ -24,7 +24,14 @@ from hansard_server.domain.records import (
     SessionView,
     TurnRecord,
 )
-from hansard_server.repository.api import ArtifactTotals, CreationScan, EventPage, EventScan
+from hansard_server.repository.api import (
+    ArtifactTotals,
+    CreationScan,
+    EventPage,
+    EventScan,
+    TurnPage,
+    TurnScan,
+)
 from hansard_server.repository.commands import SessionName
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.event_reads import read_event_page
@@ -40,8 +47,7 @@ from hansard_server.repository.sql.rows import (
     turn_record,
 )
 from hansard_server.repository.sql.tables import agents, artifacts, sessions
-
-_HIGHEST_NUMBER = 2**63 - 1
+from hansard_server.repository.sql.turn_reads import read_turn_page
 
 
 class SqlReadTx:
@@ -184,23 +190,9 @@ class SqlReadTx:
             raise TurnNotFound("There is no such turn in the session.")
         return turn_record(row)
 
-    def scan_turns(
-        self,
-        tenant: str,
-        session_uid: str,
-        *,
-        after_number: int | None,
-        descending: bool,
-        limit: int,
-    ) -> Sequence[TurnRecord]:
-        """Return turns by number, beyond `after_number` in the direction of the scan."""
-        select = statements.TURNS_DOWN if descending else statements.TURNS_UP
-        if after_number is None:
-            after_number = _HIGHEST_NUMBER if descending else 0
-        rows = self._all(
-            select, tenant=tenant, session_uid=session_uid, after=after_number, limit=limit
-        )
-        return [turn_record(row) for row in rows]
+    def scan_turns(self, tenant: str, session_uid: str, scan: TurnScan) -> TurnPage:
+        """Return a page; its cost does not grow with the session nor with what it leaves out."""
+        return read_turn_page(self.connection, tenant, session_uid, scan)
 
     def queue_position(self, tenant: str, session_uid: str, turn_number: int) -> int:
         """Return the place of a waiting turn among the waiting ones, from 1."""

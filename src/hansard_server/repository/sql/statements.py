@@ -187,10 +187,33 @@ def event_page(
 TURN = select(turns).where(
     turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION, turns.c.id == bindparam("turn_id")
 )
-_TURNS = select(turns).where(turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION)
-_TURNS = _TURNS.limit(bindparam("limit"))
-TURNS_UP = _TURNS.where(turns.c.number > bindparam("after")).order_by(turns.c.number)
-TURNS_DOWN = _TURNS.where(turns.c.number < bindparam("after")).order_by(turns.c.number.desc())
+LAST_TURN = select(func.max(turns.c.number)).where(
+    turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION
+)
+TURNS_BY_NUMBER = select(turns).where(
+    turns.c.tenant == _TENANT,
+    turns.c.session_uid == _SESSION,
+    turns.c.number.in_(bindparam("numbers", expanding=True)),
+)
+
+
+@cache
+def turn_sizes(*, descending: bool, of_statuses: bool) -> Select[Any]:
+    """Return the select of the turns between two numbers: what they are numbered, how large."""
+    size: Any = func.length(turns.c.input)
+    size += func.length(turns.c.pending_calls) + func.length(turns.c.error)
+    sizes = select(turns.c.number, size.label("size_bytes")).where(
+        turns.c.tenant == _TENANT,
+        turns.c.session_uid == _SESSION,
+        turns.c.number >= bindparam("low"),
+        turns.c.number <= bindparam("high"),
+    )
+    if of_statuses:
+        sizes = sizes.where(turns.c.status.in_(bindparam("statuses", expanding=True)))
+    order = turns.c.number.desc() if descending else turns.c.number.asc()
+    return sizes.order_by(order).limit(bindparam("limit"))
+
+
 QUEUE_POSITION = select(func.count()).where(
     turns.c.tenant == _TENANT,
     turns.c.session_uid == _SESSION,
