@@ -56,7 +56,7 @@ async def test_hidden_event_stays_on_record_and_leaves_the_models_context(
 async def test_both_halves_of_a_call_go_together(hansard: Running, half: str) -> None:
     talk = await Talk(hansard).begin(CALL)
     events = stored(await talk.send())
-    (one,) = [event for event in events if event.HasField(half)]  # type: ignore[arg-type]
+    (one,) = [event for event in events if event.HasField(half)]
     pair = [e.id for e in events if e.HasField("tool_input") or e.HasField("tool_output")]
     await hide(talk, one.id)
     assert [e.id for e in await talk.events()] == [e.id for e in events if e.id not in pair]

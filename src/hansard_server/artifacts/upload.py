@@ -31,6 +31,7 @@ from hansard_server.domain.records import (
     EventRecord,
     EventType,
 )
+from hansard_server.failpoints import hit
 from hansard_server.repository.api import Store
 from hansard_server.repository.commands import (
     AppendDrafts,
@@ -147,7 +148,9 @@ class Uploader:
         """Submit the command; leave in `received.blob_keys` what surely no row refers to."""
         keys, received.blob_keys = received.blob_keys, []
         try:
+            hit("artifact.stored")
             appended = await self._store.submit(command)
+            hit("artifact.recorded")
         except StoreUnavailable:
             # As when the call is cancelled: it may be committed. If not, the sweep finds the bytes.
             raise

@@ -25,6 +25,7 @@ from hansard_server.domain.errors import (
 )
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.records import Claim, TurnRecord, TurnStatus, Usage
+from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (
     Draft,
@@ -213,6 +214,7 @@ class TurnEngine:
         """Go on with a turn from its last stored event; nothing happens if it is not to be had."""
         with contextlib.suppress(LeaseLost):
             taken = await self._take(turn, force=force)
+            hit("turn.taken")
             _log.info("turn_taken_over", turn_id=turn.id, attempt=taken.attempt)
             if taken.attempt <= 1 + MAX_TAKEOVERS:
                 self.start(taken)

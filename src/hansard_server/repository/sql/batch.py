@@ -26,6 +26,7 @@ from sqlalchemy import (
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.errors import AgentNotFound, SessionNotFound
 from hansard_server.domain.records import EventType, SessionStatus, TurnStatus, Usage
+from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (
     AcceptInput,
@@ -217,9 +218,12 @@ class Batch:
         """Return an outcome for each command, in order. Database errors are raised."""
         self._resolve({c.session for c in commands if isinstance(c, NamedCommand)})
         self._lock({uid for c in commands if (uid := self._uid_of(c)) is not None})
+        hit("batch.locked")
         self._load(commands)
         outcomes = [self._decide(command) for command in commands]
+        hit("batch.decided")
         self._write()
+        hit("batch.written")
         self.changes = [
             Change(
                 tenant=state.tenant,

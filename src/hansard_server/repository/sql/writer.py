@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from hansard_server.domain.clock import Clock
+from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import Command
 from hansard_server.repository.sql.batch import Batch
@@ -109,9 +110,11 @@ class Writer:
 
     def _write_together(self, connection: Connection, jobs: Sequence[Job]) -> None:
         with connection.begin():
+            hit("write.begun")
             written, changes = run_jobs(
                 connection, self._clock, jobs, skip_locked=self._skip_locked
             )
+        hit("write.committed")
         self._publish(written, changes)
 
     def _write_each_alone(self, jobs: Sequence[Job]) -> None:
@@ -170,6 +173,7 @@ def run_decision(connection: Connection, decide: Decision) -> tuple[object, Sequ
     except Exception as error:  # noqa: BLE001 - the decision's own refusal
         savepoint.rollback()
         return error, ()
+    hit("decision.made")
     savepoint.commit()
     return outcome, tx.changes
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from hansard_server.failpoints import hit
+
 revision = "0001"
 down_revision = None
 
@@ -18,6 +20,7 @@ def upgrade() -> None:
     _create_claims()
     _create_turns()
     _create_artifacts()
+    hit("migration.step")
     _create_schema_versions()
     op.execute("INSERT INTO schema_versions (major, minor) VALUES (1, 0)")
 
