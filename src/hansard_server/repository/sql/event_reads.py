@@ -17,8 +17,6 @@ from hansard_server.repository.api import EventPage, EventScan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.rows import AnyRow, event_record_with
 
-_PROBES = 16
-
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -82,19 +80,10 @@ def _span(
 
 def _first_since(connection: Connection, session: dict[str, Any], span: _Span, time_us: int) -> int:
     """Return the first sequence of the span that is not older; its upper end if all are."""
-    low, high = span.above + 1, span.below
-    # Times never decrease with the sequence, so a few points at a time narrow it down.
-    while low < high:
-        probes = sorted({low + (high - low) * i // _PROBES for i in range(_PROBES)})
-        found = connection.execute(statements.EVENT_TIMES, {**session, "sequences": probes}).all()
-        if not found:
-            break
-        for row in found:
-            if row.created_at >= time_us:
-                high = row.sequence
-                break
-            low = row.sequence + 1
-    return high
+    if span.above + 1 >= span.below:
+        return span.below
+    values = {**session, "low": span.above + 1, "high": span.below, "time": time_us}
+    return int(connection.execute(statements.FIRST_SINCE, values).scalar_one())
 
 
 def _window(span: _Span, scan: EventScan) -> _Span:

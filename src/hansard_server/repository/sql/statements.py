@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Select,
     and_,
     bindparam,
@@ -141,15 +142,41 @@ EVENT = select(events).where(
     events.c.session_uid == _SESSION,
     events.c.id == bindparam("event_id"),
 )
-EVENT_TIMES = (
-    select(events.c.sequence, events.c.created_at)
-    .where(
-        events.c.tenant == _TENANT,
-        events.c.session_uid == _SESSION,
-        events.c.sequence.in_(bindparam("sequences", expanding=True)),
+
+
+def _first_since() -> Select[Any]:
+    """Return the search for the first sequence of [low, high) that is not older than a time.
+
+    Times never decrease with the sequence: half of the span falls away at each step, by a look at
+    the primary key. The result is `high` when all are older.
+    """
+    span = select(
+        bindparam("low", type_=BigInteger).label("low"),
+        bindparam("high", type_=BigInteger).label("high"),
+    ).cte("span", recursive=True)
+    middle = (span.c.low + span.c.high) // 2
+    older = events.c.created_at < bindparam("time", type_=BigInteger)
+    half = (
+        select(
+            case((older, middle + 1), else_=span.c.low),
+            case((older, span.c.high), else_=middle),
+        )
+        .select_from(
+            span.join(
+                events,
+                and_(
+                    events.c.tenant == _TENANT,
+                    events.c.session_uid == _SESSION,
+                    events.c.sequence == middle,
+                ),
+            )
+        )
+        .where(span.c.low < span.c.high)
     )
-    .order_by(events.c.sequence)
-)
+    return select(func.max(span.union_all(half).c.low))
+
+
+FIRST_SINCE = _first_since()
 EVENT_PAYLOADS = select(events.c.sequence, events.c.payload).where(
     events.c.tenant == _TENANT,
     events.c.session_uid == _SESSION,
