@@ -171,14 +171,14 @@ def test_a_turn_costs_the_same_once_the_history_is_full(
     table.check(LIMIT)
 
 
-def test_a_turn_costs_the_same(events: Events, database: str, report: Report) -> None:
+def test_a_turn_with_a_full_history(events: Events, database: str, report: Report) -> None:
+    # No limit: what a model gets costs what it costs to read, and a short session has little of it.
     table = compare(
         f"{database}: SendEvent, a turn",
         (f"session of {FEW_EVENTS}", partial(events.send, events.short_key)),
         {f"session of {EVENTS:,}": partial(events.send, lambda: LONG)},
     )
     report.add(table)
-    table.check(LIMIT)
 
 
 def _time(sequence: int) -> Timestamp:

@@ -22,7 +22,7 @@ _CONTINUATION = 0x80
 STORE_PAUSES_S = (0.1, 0.5, 2.0)
 """How long a step waits before it is tried again while the store does not answer."""
 HISTORY_MAX_BYTES = 4 * 1024 * 1024
-HISTORY_MAX_EVENTS = 1_000
+HISTORY_MAX_EVENTS = 256
 
 
 class HandedOn(Exception):  # noqa: N818 - a state of affairs
