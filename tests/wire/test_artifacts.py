@@ -110,7 +110,13 @@ def bad_uploads(talk: Talk) -> dict[str, tuple[str, Iterable[Part]]]:
         "a wrong size": ("CHECKSUM_MISMATCH", [begun, header(size_bytes=7), *chunks()]),
         "a wrong digest": (
             "CHECKSUM_MISMATCH",
-            [begun, header("ok.bin"), *chunks(), header(checksum_sha256="0" * 64), *chunks()],
+            [
+                begun,
+                header("ok.bin"),
+                Part(chunk=b"x"),
+                header(checksum_sha256="0" * 64),
+                *chunks(),
+            ],
         ),
         "a malformed digest": ("INVALID_REQUEST", [begun, header(checksum_sha256="0"), *chunks()]),
         "a file above the limit": (
