@@ -9,10 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine
-
 from hansard.v1 import event_pb2, turn_pb2
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_store
 from tests.support.server import Running, ServeProcess, open_channel, serve_process
 from tests.support.talk import Talk, items, model, rating, stored
 
@@ -50,7 +48,7 @@ async def test_killed_turns_go_on(store_url: str, tmp_path: Path) -> None:
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         process.send(signal.SIGTERM)
         assert process.wait() == 0
-    _check_record(store_url)
+    check_store(store_url)
 
 
 async def test_turn_that_kills_every_server_fails(store_url: str, tmp_path: Path) -> None:
@@ -71,7 +69,7 @@ async def test_turn_that_kills_every_server_fails(store_url: str, tmp_path: Path
         assert b"AGENT_PROCESSING_FAILED" in turn.error.details[0].value
         await talk.set_model(model())
         assert items(await talk.send("B"))[-1] == "turn_end"
-    _check_record(store_url)
+    check_store(store_url)
 
 
 async def test_waiting_inputs_outlast_a_crash(store_url: str, tmp_path: Path) -> None:
@@ -95,7 +93,7 @@ async def test_waiting_inputs_outlast_a_crash(store_url: str, tmp_path: Path) ->
         assert [t.input.input_message.messages[0].text.content for t in turns] == names
         # Of the first one's script there was nothing left after its call.
         assert [t.first_sequence for t in turns] == [1, 4, 6]
-    _check_record(store_url)
+    check_store(store_url)
 
 
 async def _begin_and_kill(
@@ -131,10 +129,3 @@ async def _check_ended(talk: Talk, name: str) -> None:
     assert events[3].tool_output.tool_call_id == events[2].tool_input.tool_call_id
     (place,) = await talk.append(rating(), request_id=f"rating-of-{name}")
     assert place == events[2].sequence + 1
-
-
-def _check_record(store_url: str) -> None:
-    engine = create_engine(store_url)
-    with engine.connect() as connection:
-        check_invariants(connection)
-    engine.dispose()

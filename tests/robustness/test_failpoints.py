@@ -10,12 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import create_engine
 
 from hansard.v1 import artifact_service_pb2, turn_pb2
 from hansard_server import failpoints
 from tests.support.databases import Databases
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_store
 from tests.support.server import Running, ServeProcess, open_channel, serve_process
 from tests.support.talk import Talk, check_turn, model, rating, stored
 
@@ -110,7 +109,7 @@ async def test_killed_at_a_failpoint(store_url: str, tmp_path: Path, name: str, 
         assert len(kinds) == 8
         assert len(await talk.turns()) == 1
         await channel.__aexit__(None, None, None)
-    _check_record(store_url)
+    check_store(store_url)
 
 
 async def test_killed_while_a_turn_is_taken_over(store_url: str, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ async def test_killed_while_a_turn_is_taken_over(store_url: str, tmp_path: Path)
         responses = await talk.send("A", request_id="a")
         assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
         await channel.__aexit__(None, None, None)
-    _check_record(store_url)
+    check_store(store_url)
 
 
 async def test_killed_in_a_decision(store_url: str, tmp_path: Path) -> None:
@@ -159,11 +158,4 @@ async def test_killed_in_a_migration(databases: Databases, tmp_path: Path) -> No
         await talk.begin()
         check_turn(await talk.send())
         await channel.__aexit__(None, None, None)
-    _check_record(store_url)
-
-
-def _check_record(store_url: str) -> None:
-    engine = create_engine(store_url)
-    with engine.connect() as connection:
-        check_invariants(connection)
-    engine.dispose()
+    check_store(store_url)

@@ -7,10 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine
-
 from hansard.v1 import turn_pb2
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_store
 from tests.support.server import Running, open_channel, serve_process
 from tests.support.talk import Talk, check_turn, items, stored
 
@@ -60,7 +58,4 @@ async def test_twenty_turns_outlast_a_sigterm(store_url: str, tmp_path: Path) ->
                     "tool_output",
                     "agent_output",
                 ]
-    engine = create_engine(store_url)
-    with engine.connect() as connection:
-        check_invariants(connection)
-    engine.dispose()
+    check_store(store_url)

@@ -20,10 +20,9 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
-from sqlalchemy import create_engine
 
 from hansard.v1 import artifact_service_pb2, turn_pb2
-from tests.support.invariants import check_invariants
+from tests.support.invariants import check_store
 from tests.support.server import Running, ServeProcess, open_channel, serve_process
 from tests.support.talk import Talk, check_turn, rating, stored
 
@@ -205,10 +204,7 @@ async def check(world: World, store_url: str) -> None:
     inputs = [turn.input.input_message.messages[0].text.content for turn in turns]
     assert len(inputs) == len(set(inputs)), "an input ran twice"
     assert {turn.id for turn in turns} >= set(world.turns.values())
-    engine = create_engine(store_url)
-    with engine.connect() as connection:
-        check_invariants(connection)
-    engine.dispose()
+    check_store(store_url)
 
 
 async def _until_ended(talk: Talk) -> None:

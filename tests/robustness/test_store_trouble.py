@@ -22,6 +22,7 @@ from hansard_server.repository.sql.writer import Job, Writer, Written
 from hansard_server.turns.feeds import TURNS_MAX, Feeds
 from hansard_server.turns.readers import Readers, StoredEvent, TurnStopped
 from tests.support.commands import accept, finish
+from tests.support.invariants import check_store
 from tests.support.records import SESSION, TENANT, with_session
 from tests.support.server import Running, failure, make_settings, running_server
 from tests.support.talk import (
@@ -48,6 +49,7 @@ async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     settings = make_settings(tmp_path / "data", store_url, poll_floor_s=0.05, lease_s=1.0)
     async with running_server(settings) as running:
         yield running
+    check_store(store_url)
 
 
 async def test_readers_ahead_of_the_wake_ups_tell_each_text_once(

@@ -9,7 +9,7 @@ import json
 from collections import Counter, defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, create_engine, select
 
 from hansard_server.domain.records import EventType, SessionStatus, TurnStatus
 from hansard_server.repository.sql import tables
@@ -34,6 +34,14 @@ def check_invariants(connection: Connection) -> None:
         _check_turns(key, head, turns[key], rows)
         _check_calls(key, turns[key], rows)
     _check_claims(connection, events, turns)
+
+
+def check_store(url: str) -> None:
+    """Raise AssertionError when a record of the database is not whole; nobody may write to it."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        check_invariants(connection)
+    engine.dispose()
 
 
 def _rows(connection: Connection, table: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from hansard.v1 import agent_service_pb2
 from tests.support.databases import Databases
+from tests.support.invariants import check_store
 from tests.support.server import Running, make_settings, running_server
 
 
@@ -17,6 +18,7 @@ async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     """Give a server on each database in turn."""
     async with running_server(make_settings(tmp_path / "data", store_url)) as running:
         yield running
+    check_store(store_url)
 
 
 @pytest.fixture

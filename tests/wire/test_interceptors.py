@@ -119,7 +119,12 @@ async def collect(call: Any, *, streaming: bool) -> list[Message]:
 
 
 def interceptors(drain: Drain, calls: Calls) -> list[Interceptor]:
-    return [AccessLog(calls), Errors(), DrainGate(drain), Validation(drain, request_max_bytes=1000)]
+    return [
+        AccessLog(calls),
+        Errors(),
+        DrainGate(drain),
+        Validation(drain, request_max_bytes=1000, metadata_max_bytes=1000),
+    ]
 
 
 @asynccontextmanager

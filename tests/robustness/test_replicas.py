@@ -1,0 +1,92 @@
+"""Two servers on one PostgreSQL: one that dies leaves its turns to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hansard.v1 import turn_pb2
+from tests.support.databases import Databases
+from tests.support.invariants import check_store
+from tests.support.server import Running, ServeProcess, open_channel, serve_process
+from tests.support.talk import TWENTY_DELTAS, Talk, check_turn, items, model, stored
+
+SLOW = [
+    {"thinking": {"content": "hm"}},
+    {"tool_call": {"name": "t", "input": {}, "output": {}, "pause_ms": 20_000}},
+    {"agent_output": {"content": "done"}},
+]
+
+
+@pytest.fixture
+def url(databases: Databases) -> Iterator[str]:
+    """Give a PostgreSQL database with the schema."""
+    url = databases.migrated("postgresql")
+    yield url
+    databases.drop(url)
+
+
+def serve(folder: Path, url: str) -> Any:
+    return serve_process(
+        *("--listen", "127.0.0.1:0", "--data-dir", str(folder), "--store", url),
+        *("--set", "lease_s=2", "--set", "poll_floor_s=0.2"),
+        *("--set", "page_token_secret=the-same-for-all-replicas"),
+    )
+
+
+async def address_of(process: ServeProcess) -> str:
+    return str((await asyncio.to_thread(process.wait_for, "serving"))["address"])
+
+
+async def test_turn_of_a_killed_replica_goes_on_at_another(url: str, tmp_path: Path) -> None:
+    server: Any = None
+    with serve(tmp_path / "one", url) as one, serve(tmp_path / "two", url) as two:
+        async with (
+            open_channel(await address_of(one)) as to_one,
+            open_channel(await address_of(two)) as to_two,
+        ):
+            talk = await Talk(Running(server, to_one)).begin(SLOW)
+            other = Talk(Running(server, to_two))
+            async for response in talk.stream("A", request_id="r"):
+                if response.event.HasField("tool_input"):
+                    break
+            # Somebody reads along elsewhere.
+            joined = asyncio.create_task(other.send("A", request_id="r"))
+            assert items(await other.send("B", detach=True, request_id="s")) == ["queued"]
+            await other.set_model(model(TWENTY_DELTAS))
+            one.send(signal.SIGKILL)
+            async with asyncio.timeout(30):
+                responses = await joined
+                waiting = await other.send("B", request_id="s")
+            check_turn(waiting)
+            assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
+            kinds = [event.WhichOneof("payload") for event in stored(responses)]
+            assert kinds[:4] == ["input_message", "thinking", "tool_input", "tool_output"]
+            assert waiting[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
+            assert await other.events() == stored(responses) + stored(waiting)
+    check_store(url)
+
+
+async def test_same_request_id_at_two_replicas_runs_once(url: str, tmp_path: Path) -> None:
+    server: Any = None
+    with serve(tmp_path / "one", url) as one, serve(tmp_path / "two", url) as two:
+        async with (
+            open_channel(await address_of(one)) as to_one,
+            open_channel(await address_of(two)) as to_two,
+        ):
+            first = await Talk(Running(server, to_one)).begin(TWENTY_DELTAS)
+            second = Talk(Running(server, to_two))
+            for number in range(10):
+                streams = await asyncio.gather(
+                    *(t.send("A", request_id=f"{number}") for t in (first, second) * 2)
+                )
+                for stream in streams:
+                    check_turn(stream)
+                    assert stored(stream) == stored(streams[0])
+            assert len(await second.turns()) == 10
+    check_store(url)
