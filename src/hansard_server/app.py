@@ -206,14 +206,13 @@ class Server:
         feeds.drain()
 
     def _pipeline(self) -> Pipeline:
-        return Pipeline(
-            [
-                AccessLog(self._calls),
-                Errors(),
-                DrainGate(self.drain),
-                Validation(self.drain, request_max_bytes=self._settings.request_max_bytes),
-            ]
+        limits = self._settings.limits
+        validation = Validation(
+            self.drain,
+            request_max_bytes=limits.request_max_bytes,
+            metadata_max_bytes=limits.metadata_max_bytes,
         )
+        return Pipeline([AccessLog(self._calls), Errors(), DrainGate(self.drain), validation])
 
     async def _listen(self, server: grpc.aio.Server) -> str:
         listen = self._settings.listen

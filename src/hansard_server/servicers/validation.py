@@ -13,6 +13,7 @@ from protovalidate import EvaluationError, Validator, Violation
 from hansard_server.domain.errors import FieldViolation, InvalidRequest, PayloadTooLarge
 from hansard_server.lifecycle import Drain
 from hansard_server.servicers.interceptors import Call, Proceed
+from hansard_server.servicers.struct_sizes import check_struct_sizes
 
 # Naming every fault of a large message would cost more than the message: there, one is named.
 _ALL_FAULTS_MAX_BYTES = 16 * 1024
@@ -25,10 +26,11 @@ class Validation:
 
     name = "validation"
 
-    def __init__(self, drain: Drain, *, request_max_bytes: int) -> None:
+    def __init__(self, drain: Drain, *, request_max_bytes: int, metadata_max_bytes: int) -> None:
         """Streams of requests end when `drain` begins."""
         self._drain = drain
         self._request_max_bytes = request_max_bytes
+        self._metadata_max_bytes = metadata_max_bytes
         self._validator = Validator()
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
@@ -40,12 +42,17 @@ class Validation:
         return await proceed(call)
 
     def parse(self, raw: bytes, parse: Callable[[bytes], Any]) -> Any:
-        """Return the message of the bytes. Raises InvalidRequest, PayloadTooLarge."""
+        """Return the message of the bytes. Raises InvalidRequest, InvalidMetadata, PayloadTooLarge.
+
+        `parse` is the FromString of a message.
+        """
         if len(raw) > self._request_max_bytes:
             raise PayloadTooLarge(
                 f"the request has {len(raw)} bytes, {self._request_max_bytes} are taken at most",
                 metadata={"request_max_bytes": str(self._request_max_bytes)},
             )
+        kind: type[Message] = parse.__self__  # type: ignore[attr-defined]
+        check_struct_sizes(raw, kind.DESCRIPTOR, self._metadata_max_bytes)
         try:
             message = parse(raw)
         except DecodeError:
