@@ -25,7 +25,6 @@ from pydantic_settings.exceptions import SettingsError
 from hansard_server.domain.limits import KIB, MIB, Limits
 
 ENVIRONMENT_PREFIX = "HANSARD_"
-CONFIG_VARIABLE = "HANSARD_CONFIG"
 _PORT_MAX = 65_535
 
 

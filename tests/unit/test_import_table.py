@@ -46,6 +46,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     # The composition: alone in knowing every part, the gateway and the client too.
     "hansard_server.app": ANYTHING,
     "hansard_server.cli": ANYTHING,
+    "hansard_server.serving": ANYTHING,
     # Beside them.
     "hansard_server.stores": (
         *("hansard_server.config", "hansard_server.lifecycle", "CORE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -87,6 +88,9 @@ async def test_second_signal_forces_the_exit(tmp_path: Path) -> None:
         served.wait_for("serving")
         served.send(signal.SIGTERM)
         served.wait_for("stopping")
+        # Sent to the process and to its group, as `timeout` does, it is one signal.
+        served.send(signal.SIGTERM)
+        await asyncio.sleep(0.8)
         assert served.process.poll() is None
         served.send(signal.SIGTERM)
         assert served.wait(10) == 128 + signal.SIGTERM
@@ -149,6 +153,22 @@ def test_port_that_is_taken_is_said(tmp_path: Path) -> None:
     assert refused.returncode == 3
     assert f"can't listen on {listen}" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_commands_of_clients_do_not_load_the_server() -> None:
+    listed = (
+        "import sys, hansard_server.cli;"
+        "print([name in sys.modules for name in ('sqlalchemy', 'hansard_server.app')])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", listed],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert shown.stdout == "[False, False]\n"
 
 
 def test_version_is_shown() -> None:

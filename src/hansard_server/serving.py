@@ -1,0 +1,124 @@
+"""Serving as a process does: until a signal comes, and never longer than was said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import structlog
+import typer
+import uvloop
+
+from hansard_client.connection import Connection
+from hansard_client.demo import Demo
+from hansard_server import telemetry
+from hansard_server.app import Server
+from hansard_server.config import Settings, split_listen
+from hansard_server.stores import migrate_store, sqlite_path
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_SIGNAL_S = 0.5
+"""Signals so close are one: `timeout` and others send theirs to the process and to its group."""
+# For the interpreter's own end, after which nothing may keep the process.
+_EXIT_GRACE_S = 0.5
+_PORTS_TRIED = 50
+
+_log = structlog.get_logger("hansard.server")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes. Raises ConfigurationMistake, CannotStart."""
+    telemetry.configure(settings.log_level)
+    uvloop.run(run(settings))
+
+
+def serve_demo(wanted: Settings) -> None:
+    """Serve on the next port that is free, and hold a conversation. Raises as `serve`."""
+    settings = wanted.model_copy(update={"listen": _free_listen(wanted.listen)})
+    telemetry.configure(settings.log_level)
+    uvloop.run(run(settings, beside=_converse))
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database to the schema of this version. Raises as `serve`."""
+    telemetry.configure(settings.log_level)
+    file = sqlite_path(settings.store_url)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    migrate_store(settings.store_url)
+
+
+async def run(
+    settings: Settings, *, beside: Callable[[str, threading.Event], None] | None = None
+) -> None:
+    """Serve until a signal comes, then drain. Raises ConfigurationMistake, CannotStart.
+
+    `beside` is run in a thread meanwhile, with the server's address; the event tells it to stop.
+    """
+    loop = asyncio.get_running_loop()
+    signalled = asyncio.Event()
+    first_at = 0.0
+
+    def on_signal(number: int) -> None:
+        nonlocal first_at
+        if signalled.is_set():
+            if loop.time() - first_at < _SAME_SIGNAL_S:
+                return
+            _log.warning("cut short by a second signal")
+            os._exit(128 + number)
+        first_at = loop.time()
+        signalled.set()
+        _leave_after(settings.drain_deadline_s)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    server = await Server.start(settings)
+    stopping = threading.Event()
+    task = beside and asyncio.create_task(asyncio.to_thread(beside, server.address, stopping))
+    await signalled.wait()
+    stopping.set()
+    await server.stop()
+    if task:
+        await task
+
+
+def _converse(address: str, stopping: threading.Event) -> None:
+    typer.echo(f"Serving at {address}.")
+    with Connection(address) as connection:
+        connection.stopping = stopping
+        Demo(connection).run()
+    if not stopping.is_set():
+        typer.echo(f"Still serving at {address}. Ctrl-C stops.")
+
+
+def _free_listen(listen: str) -> str:
+    """Return the address, or the next one with a port that nobody has taken."""
+    host, first = split_listen(listen)
+    for port in range(first, first + _PORTS_TRIED if first else 1):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        if port != first:
+            typer.echo(f"Port {first} is taken; {port} is the next free one.")
+        return f"{listen.rpartition(':')[0]}:{port}"
+    return listen
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process in any case: a thread that hangs in the database would keep it for ever."""
+
+    def leave() -> None:
+        _log.error("not stopped in time, leaving now")
+        os._exit(1)
+
+    timer = threading.Timer(seconds + _EXIT_GRACE_S, leave)
+    timer.daemon = True
+    timer.start()
