@@ -22,6 +22,7 @@ help: ## Show this list
 setup: $(READY) ## Make .venv with Hansard (editable) and all tools in it
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found; name one: make PYTHON=..." >&2; exit 1; }
+	@echo "Installing Hansard and its tools into $(VENV); the first time takes some minutes."
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

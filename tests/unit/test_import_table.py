@@ -40,6 +40,7 @@ STUBS_SUFFIX = "_pb2_grpc"
 
 ANYTHING = ("ANYTHING",)
 
+# Rooms and libraries that are planned stand here too, so that they come in where they belong.
 # Room (the longest prefix of a module's name decides) → what it may import besides itself and the
 # standard library.
 TABLE: dict[str, tuple[str, ...]] = {

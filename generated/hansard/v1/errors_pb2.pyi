@@ -134,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Client: send less at a time. Retry: no.
     """
     ERROR_REASON_AGENT_PROCESSING_FAILED: _ErrorReason.ValueType  # 80
-    """Cause: the agent failed while it worked on a turn. Stands in Turn.error, under this reason and
+    """Cause: the agent failed while it worked on a turn, or several servers in a row died of it. Stands in Turn.error, under this reason and
     code. Client: send another input. Retry: yes, as a new request.
     """
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 81
@@ -279,7 +279,7 @@ ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 73
 Client: send less at a time. Retry: no.
 """
 ERROR_REASON_AGENT_PROCESSING_FAILED: ErrorReason.ValueType  # 80
-"""Cause: the agent failed while it worked on a turn. Stands in Turn.error, under this reason and
+"""Cause: the agent failed while it worked on a turn, or several servers in a row died of it. Stands in Turn.error, under this reason and
 code. Client: send another input. Retry: yes, as a new request.
 """
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 81

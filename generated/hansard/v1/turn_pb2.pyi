@@ -122,7 +122,7 @@ class Turn(_message.Message):
     """
     attempt: _builtins.int
     """1 when it runs for the first time; one more whenever another process took it over and no event
-    had been stored since the last time.
+    had been stored since the last time. After 3 such takeovers in a row the turn ends FAILED.
     """
     @_builtins.property
     def input(self) -> Global___TurnInput:

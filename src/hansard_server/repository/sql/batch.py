@@ -15,17 +15,11 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Select,
-    bindparam,
-    func,
-    insert,
-    literal_column,
-    select,
-    update,
 )
 
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.errors import AgentNotFound, SessionNotFound
-from hansard_server.domain.records import EventType, SessionStatus, TurnStatus, Usage
+from hansard_server.domain.records import EventType, SessionStatus, Usage
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (
@@ -46,10 +40,10 @@ from hansard_server.repository.commands import (
     TakeTurn,
     WhenBusy,
 )
-from hansard_server.repository.sql import decisions, tables
+from hansard_server.repository.sql import batch_statements as statements
+from hansard_server.repository.sql import decisions
 from hansard_server.repository.sql.decisions import Named
-from hansard_server.repository.sql.engine import database_now_us, lock_for_update
-from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
+from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.rows import (
     artifact_values,
     event_values,
@@ -60,134 +54,6 @@ from hansard_server.repository.sql.state import Claimed, Head, HeldTurn, Session
 
 Uid = tuple[str, str]
 """A session: (tenant, uid)."""
-
-_heads = tables.session_heads
-_events = tables.events
-_turns = tables.turns
-_claims = tables.claims
-
-_agents = tables.agents
-_sessions = tables.sessions
-_NAMED_AGENTS = select_by_keys(
-    _agents.c.tenant,
-    _agents.c.key,
-    _agents.c.uid,
-    _agents.c.enabled,
-    source=_agents,
-    keys=(_agents.c.tenant, _agents.c.key),
-).where(_agents.c.deleted_at.is_(None))
-_NAMED_SESSIONS = select_by_keys(
-    _sessions.c.tenant,
-    _sessions.c.agent_uid,
-    _sessions.c.key,
-    _sessions.c.uid,
-    _sessions.c.enabled,
-    source=_sessions,
-    keys=(_sessions.c.tenant, _sessions.c.agent_uid, _sessions.c.key),
-).where(_sessions.c.deleted_at.is_(None))
-_UNLOCKED_HEADS = select_by_keys(
-    *_heads.c, source=_heads, keys=(_heads.c.tenant, _heads.c.session_uid)
-).order_by(_heads.c.tenant, _heads.c.session_uid)
-_HEADS = lock_for_update(_UNLOCKED_HEADS, of=_heads)
-_HEADS_SKIPPING = lock_for_update(_UNLOCKED_HEADS, of=_heads, skip_locked=True)
-_NOW = select(database_now_us())
-_CLAIMS = select_by_keys(
-    *_claims.c,
-    source=_claims,
-    keys=(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id),
-)
-_KNOWN_EVENTS = select_by_keys(
-    _events.c.tenant,
-    _events.c.session_uid,
-    _events.c.id,
-    _events.c.sequence,
-    _events.c.type,
-    _events.c.payload,
-    source=_events,
-    keys=(_events.c.tenant, _events.c.session_uid, _events.c.id),
-)
-_CALL_EVENTS = select_by_keys(
-    _events.c.tenant,
-    _events.c.session_uid,
-    _events.c.tool_call_id,
-    _events.c.type,
-    source=_events,
-    keys=(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id),
-).where(_events.c.tool_call_id.is_not(None))
-_TURNS = select_by_keys(
-    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid, _turns.c.id)
-)
-# In the text rather than as a parameter, so that both databases see that the partial index applies.
-_QUEUED: Any = literal_column(str(int(TurnStatus.QUEUED)))
-_waiting = _turns.alias("waiting")
-_NEXT_WAITING = select_by_keys(
-    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid)
-).where(
-    _turns.c.status == _QUEUED,
-    _turns.c.number
-    == select(func.min(_waiting.c.number))
-    .where(
-        _waiting.c.tenant == _turns.c.tenant,
-        _waiting.c.session_uid == _turns.c.session_uid,
-        _waiting.c.status == _QUEUED,
-    )
-    .scalar_subquery(),
-)
-_TURN_COLUMNS = (
-    "status",
-    "first_sequence",
-    "last_sequence",
-    "pending_calls",
-    "attempt",
-    "error",
-    "input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "open_calls",
-    "taken_sequence",
-    "steered_sequence",
-    "lease_owner",
-    "lease_until",
-    "fence",
-    "started_at",
-    "ended_at",
-)
-_INSERT_EVENTS = insert(_events)
-_INSERT_CLAIMS = insert(_claims)
-_INSERT_TURNS = insert(_turns)
-_INSERT_ARTIFACTS = insert(tables.artifacts)
-_UPDATE_TURN = (
-    update(_turns)
-    .where(
-        _turns.c.tenant == bindparam("b_tenant"),
-        _turns.c.session_uid == bindparam("b_session_uid"),
-        _turns.c.id == bindparam("b_id"),
-    )
-    .values({name: bindparam(name) for name in _TURN_COLUMNS})
-)
-_HEAD_COLUMNS = (
-    "last_sequence",
-    "last_event_at",
-    "last_active_at",
-    "status",
-    "unfinished_turn_id",
-    "queued_turns",
-    "turn_count",
-    "input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "artifact_files",
-    "artifact_bytes",
-    "expire_at",
-)
-_UPDATE_HEAD = (
-    update(_heads)
-    .where(
-        _heads.c.tenant == bindparam("b_tenant"),
-        _heads.c.session_uid == bindparam("b_session_uid"),
-    )
-    .values({name: bindparam(name) for name in _HEAD_COLUMNS})
-)
 
 Outcome = object
 """What a command came to: its result, or the exception that it raised."""
@@ -244,7 +110,7 @@ class Batch:
         agents = {
             (row.tenant, row.key): row
             for row in self.connection.execute(
-                _NAMED_AGENTS, encode_keys({(n.tenant, n.agent_key) for n in names})
+                statements.NAMED_AGENTS, encode_keys({(n.tenant, n.agent_key) for n in names})
             )
         }
         wanted = {
@@ -254,7 +120,7 @@ class Batch:
         }
         sessions = {}
         if wanted:
-            rows = self.connection.execute(_NAMED_SESSIONS, encode_keys(wanted))
+            rows = self.connection.execute(statements.NAMED_SESSIONS, encode_keys(wanted))
             sessions = {(row.tenant, row.agent_uid, row.key): row for row in rows}
         for name in names:
             agent = agents.get((name.tenant, name.agent_key))
@@ -281,7 +147,7 @@ class Batch:
         if not uids:
             return
         rows = self.connection.execute(
-            _HEADS_SKIPPING if self.skip_locked else _HEADS, encode_keys(uids)
+            statements.HEADS_SKIPPING if self.skip_locked else statements.HEADS, encode_keys(uids)
         )
         now_us = self._now_us()
         for row in rows:
@@ -302,7 +168,7 @@ class Batch:
     def _now_us(self) -> int:
         # Replicas agree on the database's clock; a SQLite store has one process.
         if self.connection.dialect.name == "postgresql":
-            return int(self.connection.scalar(_NOW) or 0)
+            return int(self.connection.scalar(statements.NOW) or 0)
         return self.clock()
 
     def _load(self, commands: Sequence[Command]) -> None:
@@ -312,23 +178,23 @@ class Batch:
             if state is not None:
                 wanted.add(state, command)
         self._load_claims(wanted)
-        for row in self._each(_TURNS, wanted.turns):
+        for row in self._each(statements.TURNS, wanted.turns):
             self._states[row.tenant, row.session_uid].turns[row.id] = _held_turn(row)
         if wanted.waiting:
-            rows = self.connection.execute(_NEXT_WAITING, encode_keys(wanted.waiting))
+            rows = self.connection.execute(statements.NEXT_WAITING, encode_keys(wanted.waiting))
             for row in rows:
                 state = self._states[row.tenant, row.session_uid]
                 state.turns[row.id] = _held_turn(row)
                 state.waiting.append(row.id)
-        for row in self._each(_KNOWN_EVENTS, wanted.event_ids):
+        for row in self._each(statements.KNOWN_EVENTS, wanted.event_ids):
             known = (row.sequence, EventType(row.type), row.payload)
             self._states[row.tenant, row.session_uid].known_events[row.id] = known
-        for row in self._each(_CALL_EVENTS, wanted.call_ids):
+        for row in self._each(statements.CALL_EVENTS, wanted.call_ids):
             types = self._states[row.tenant, row.session_uid].call_events
             types.setdefault(row.tool_call_id, set()).add(EventType(row.type))
 
     def _load_claims(self, wanted: _Wanted) -> None:
-        for row in self._each(_CLAIMS, wanted.claims):
+        for row in self._each(statements.CLAIMS, wanted.claims):
             events = (
                 None if row.events is None else tuple((e[0], e[1]) for e in json.loads(row.events))
             )
@@ -374,18 +240,19 @@ class Batch:
     def _write(self) -> None:
         states = self._states.values()
         self._execute(
-            _INSERT_EVENTS,
+            statements.INSERT_EVENTS,
             [event_values(s.tenant, s.uid, event) for s in states for event in s.new_events],
         )
         self._execute(
-            _INSERT_CLAIMS, [_claim_values(s, key) for s in states for key in s.new_claims]
+            statements.INSERT_CLAIMS,
+            [_claim_values(s, key) for s in states for key in s.new_claims],
         )
         self._execute(
-            _INSERT_TURNS,
+            statements.INSERT_TURNS,
             [_turn_row(s.turns[id_]) for s in states for id_ in s.new_turns],
         )
         self._execute(
-            _UPDATE_TURN,
+            statements.UPDATE_TURN,
             [
                 _turn_update(s.turns[id_])
                 for s in states
@@ -394,8 +261,8 @@ class Batch:
             ],
         )
         artifacts = [artifact for s in states for artifact in s.new_artifacts]
-        self._execute(_INSERT_ARTIFACTS, [artifact_values(a) for a in artifacts])
-        self._execute(_UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
+        self._execute(statements.INSERT_ARTIFACTS, [artifact_values(a) for a in artifacts])
+        self._execute(statements.UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -527,7 +394,7 @@ def _turn_update(held: HeldTurn) -> dict[str, Any]:
         "b_tenant": held.record.tenant,
         "b_session_uid": held.record.session_uid,
         "b_id": held.record.id,
-        **{name: row[name] for name in _TURN_COLUMNS},
+        **{name: row[name] for name in statements.TURN_COLUMNS},
     }
 
 

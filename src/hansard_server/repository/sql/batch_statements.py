@@ -1,0 +1,140 @@
+"""The statements of a batch, built once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, literal_column, select, update
+
+from hansard_server.domain.records import TurnStatus
+from hansard_server.repository.sql import tables
+from hansard_server.repository.sql.engine import database_now_us, lock_for_update
+from hansard_server.repository.sql.keysets import select_by_keys
+
+_heads = tables.session_heads
+_events = tables.events
+_turns = tables.turns
+_claims = tables.claims
+
+_agents = tables.agents
+_sessions = tables.sessions
+NAMED_AGENTS = select_by_keys(
+    _agents.c.tenant,
+    _agents.c.key,
+    _agents.c.uid,
+    _agents.c.enabled,
+    source=_agents,
+    keys=(_agents.c.tenant, _agents.c.key),
+).where(_agents.c.deleted_at.is_(None))
+NAMED_SESSIONS = select_by_keys(
+    _sessions.c.tenant,
+    _sessions.c.agent_uid,
+    _sessions.c.key,
+    _sessions.c.uid,
+    _sessions.c.enabled,
+    source=_sessions,
+    keys=(_sessions.c.tenant, _sessions.c.agent_uid, _sessions.c.key),
+).where(_sessions.c.deleted_at.is_(None))
+UNLOCKED_HEADS = select_by_keys(
+    *_heads.c, source=_heads, keys=(_heads.c.tenant, _heads.c.session_uid)
+).order_by(_heads.c.tenant, _heads.c.session_uid)
+HEADS = lock_for_update(UNLOCKED_HEADS, of=_heads)
+HEADS_SKIPPING = lock_for_update(UNLOCKED_HEADS, of=_heads, skip_locked=True)
+NOW = select(database_now_us())
+CLAIMS = select_by_keys(
+    *_claims.c,
+    source=_claims,
+    keys=(_claims.c.tenant, _claims.c.session_uid, _claims.c.scope, _claims.c.request_id),
+)
+KNOWN_EVENTS = select_by_keys(
+    _events.c.tenant,
+    _events.c.session_uid,
+    _events.c.id,
+    _events.c.sequence,
+    _events.c.type,
+    _events.c.payload,
+    source=_events,
+    keys=(_events.c.tenant, _events.c.session_uid, _events.c.id),
+)
+CALL_EVENTS = select_by_keys(
+    _events.c.tenant,
+    _events.c.session_uid,
+    _events.c.tool_call_id,
+    _events.c.type,
+    source=_events,
+    keys=(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id),
+).where(_events.c.tool_call_id.is_not(None))
+TURNS = select_by_keys(
+    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid, _turns.c.id)
+)
+# In the text rather than as a parameter, so that both databases see that the partial index applies.
+QUEUED: Any = literal_column(str(int(TurnStatus.QUEUED)))
+_waiting = _turns.alias("waiting")
+NEXT_WAITING = select_by_keys(
+    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid)
+).where(
+    _turns.c.status == QUEUED,
+    _turns.c.number
+    == select(func.min(_waiting.c.number))
+    .where(
+        _waiting.c.tenant == _turns.c.tenant,
+        _waiting.c.session_uid == _turns.c.session_uid,
+        _waiting.c.status == QUEUED,
+    )
+    .scalar_subquery(),
+)
+TURN_COLUMNS = (
+    "status",
+    "first_sequence",
+    "last_sequence",
+    "pending_calls",
+    "attempt",
+    "error",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "open_calls",
+    "taken_sequence",
+    "steered_sequence",
+    "lease_owner",
+    "lease_until",
+    "fence",
+    "started_at",
+    "ended_at",
+)
+INSERT_EVENTS = insert(_events)
+INSERT_CLAIMS = insert(_claims)
+INSERT_TURNS = insert(_turns)
+INSERT_ARTIFACTS = insert(tables.artifacts)
+UPDATE_TURN = (
+    update(_turns)
+    .where(
+        _turns.c.tenant == bindparam("b_tenant"),
+        _turns.c.session_uid == bindparam("b_session_uid"),
+        _turns.c.id == bindparam("b_id"),
+    )
+    .values({name: bindparam(name) for name in TURN_COLUMNS})
+)
+HEAD_COLUMNS = (
+    "last_sequence",
+    "last_event_at",
+    "last_active_at",
+    "status",
+    "unfinished_turn_id",
+    "queued_turns",
+    "turn_count",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "artifact_files",
+    "artifact_bytes",
+    "expire_at",
+)
+UPDATE_HEAD = (
+    update(_heads)
+    .where(
+        _heads.c.tenant == bindparam("b_tenant"),
+        _heads.c.session_uid == bindparam("b_session_uid"),
+    )
+    .values({name: bindparam(name) for name in HEAD_COLUMNS})
+)
