@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -265,3 +267,64 @@ async def test_default_written_out_is_the_same_content(hansard: Running) -> None
     first = await talk.append(*drafts(event_pb2.TOOL_OUTCOME_UNSPECIFIED), request_id="r")
     again = await talk.append(*drafts(event_pb2.TOOL_OUTCOME_COMPLETED), request_id="r")
     assert again == first == [1, 2]
+
+
+# Faults at random ---------------------------------------------------------------------------------
+
+
+class Faults:
+    """Has a part of all commands fail, before or after they were done, by chance."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
+        submit = SqlStore.submit
+        self.count = 0
+
+        async def fail(store: SqlStore, command: Command) -> Any:
+            fate = rng.random()
+            if fate < 0.1:
+                self.count += 1
+                raise StoreUnavailable("it does not answer", retry_after_s=0.01)
+            result = await submit(store, command)
+            if fate > 0.9:
+                self.count += 1
+                raise StoreUnavailable("it does not answer", retry_after_s=0.01)
+            return result
+
+        monkeypatch.setattr(SqlStore, "submit", fail)
+
+
+async def test_faults_at_random_change_no_answer(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = int(os.environ.get("HANSARD_SEED", time.time_ns() % 1_000_000))
+    print(f"HANSARD_SEED={seed}")  # noqa: T201 - to replay it
+    talk = await Talk(hansard).begin(PAUSED)
+    faults = Faults(monkeypatch, random.Random(seed))
+
+    async def append(number: int) -> list[int]:
+        while True:
+            try:
+                return await talk.append(rating(f'"{number}"'), request_id=f"a{number}")
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+
+    async def send(number: int) -> str:
+        while True:
+            try:
+                return (await talk.send(f"{number}", request_id=f"s{number}"))[-1].turn_id
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+
+    async with asyncio.timeout(120):
+        appends = asyncio.gather(*(append(number) for number in range(60)))
+        sends = asyncio.gather(*(send(number) for number in range(8)))
+        places, turns = await appends, await sends
+    assert faults.count > 0
+    assert len({place for (place,) in places}) == 60
+    events = await talk.events()
+    by_place = {event.sequence: event.custom.data_json for event in events}
+    assert [by_place[place] for (place,) in places] == [f'"{number}"' for number in range(60)]
+    assert len(set(turns)) == 8
+    assert len(await talk.turns()) == 8

@@ -269,12 +269,16 @@ class Inputs:
             )
         if position:
             yield InputQueued(position)
+        from_sequence = accepted.from_sequence
+        if turn.status is TurnStatus.QUEUED:
+            # Whatever it will be, it comes after all that there was when it was accepted.
+            from_sequence = accepted.last_sequence + 1
         following = self._readers.follow_turn(
             feed,
             turn,
             # Nothing of a turn that this call has started can have been missed.
             fresh=accepted.input_event is not None and not accepted.from_sequence,
-            from_sequence=accepted.from_sequence,
+            from_sequence=from_sequence,
             deltas=request.deltas != event_service_pb2.DELTA_MODE_NONE,
         )
         async with aclosing(following) as items:
