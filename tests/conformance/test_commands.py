@@ -172,9 +172,11 @@ async def test_claim_of_another_content_is_refused(store: SqlStore) -> None:
 async def test_claim_is_looked_up_before_the_state(store: SqlStore) -> None:
     command = append(claim=claim("r"), expected_last_sequence=0)
     first = await store.submit(command)
-    await store.submit(accept())
+    sent = await store.submit(accept(claim=claim("s")))
     await store.write(lambda tx: tx.update_session(replace(SESSION, enabled=False)))
     assert await store.submit(command) == first
+    again = await store.submit(accept(claim=claim("s"), expected_last_sequence=1))
+    assert (again.claimed, again.turn) == (True, sent.turn)
 
 
 async def test_refused_append_claims_nothing(store: SqlStore) -> None:
@@ -530,6 +532,24 @@ async def test_sixteen_writers_on_one_session_and_on_sixteen(store: SqlStore) ->
     assert sorted(place for one in places[:16] for place in one) == list(range(1, 640, 2))
     for one in places[16:]:
         assert one == list(range(1, 40, 2))
+
+
+async def test_writers_of_two_stores_wait_for_each_other(
+    store: SqlStore, url: str, database: str
+) -> None:
+    # A SQLite database has one process; there the stores take turns all the same.
+    other = await SqlStore.open(url)
+
+    async def write(through: SqlStore, writer: str) -> None:
+        for number in range(20 if database == "postgresql" else 3):
+            wish = append(draft(b"a"), draft(b"b"), claim=claim(f"{writer}/{number}"))
+            await through.submit(wish)
+
+    try:
+        writers = [write(s, f"{n}/{w}") for n, s in enumerate((store, other)) for w in range(8)]
+        await asyncio.gather(*writers)
+    finally:
+        await other.close()
 
 
 async def test_conditional_appends_succeed_only_on_the_true_tail(store: SqlStore) -> None:

@@ -21,6 +21,7 @@ from hansard_server.repository.api import Change
 from hansard_server.repository.commands import Command, FinishTurn, RecordStep
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Job, Writer, Written
+from hansard_server.turns import keeper
 from hansard_server.turns.feeds import TURNS_MAX, Feeds
 from hansard_server.turns.readers import Readers, StoredEvent, TurnStopped
 from tests.support.commands import accept, finish
@@ -54,30 +55,57 @@ async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     check_store(store_url)
 
 
+@pytest.fixture
+async def patient(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Running]:
+    """Give a server whose leases last longer than any test, so that none mends anything."""
+    monkeypatch.setattr(keeper, "RECOVERY_INTERVAL_S", 0.2)
+    settings = make_settings(tmp_path / "data", store_url, poll_floor_s=0.1, lease_s=600.0)
+    async with running_server(settings) as running:
+        yield running
+    check_store(store_url)
+
+
 async def test_readers_ahead_of_the_wake_ups_tell_each_text_once(
     hansard: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = SqlStore._publish
+    write = Writer._write_together
 
-    def publish_late(self: SqlStore, written: Sequence[Written], changes: Sequence[Change]) -> None:
-        time.sleep(0.2)  # between the commit and its news
-        publish(self, written, changes)
+    def write_and_tell_late(writer: Writer, connection: Connection, jobs: Sequence[Job]) -> None:
+        publish = writer._publish
+
+        def publish_late(written: Sequence[Written], changes: Sequence[Change]) -> None:
+            time.sleep(0.2)  # between the commit and its news
+            publish(written, changes)
+
+        writer._publish = publish_late
+        try:
+            write(writer, connection, jobs)
+        finally:
+            writer._publish = publish
 
     talk = await Talk(hansard).begin(PAUSED)
-    monkeypatch.setattr(SqlStore, "_publish", publish_late)
+    monkeypatch.setattr(Writer, "_write_together", write_and_tell_late)
     responses = await talk.send()
     check_turn(responses)
     assert "void" not in items(responses)
     assert [content(event) for event in stored(responses)[1:]] == ["abcdefgh", "ijklmnop"]
 
 
-async def test_id_of_an_open_text_that_somebody_takes(hansard: Running) -> None:
-    talk = await Talk(hansard).begin(PAUSED)
+@pytest.mark.parametrize("which", [1, 2])
+async def test_id_of_an_open_text_that_somebody_takes(patient: Running, which: int) -> None:
+    # The first is written by a step, the last by the turn's end.
+    talk = await Talk(patient).begin(PAUSED)
     seen = []
-    async for response in talk.stream():
-        seen.append(response)
-        if response.HasField("delta") and len(seen) == 2:
-            await talk.append(rating(id=response.delta.event_id))
+    texts: list[str] = []
+    async with asyncio.timeout(20):
+        async for response in talk.stream():
+            seen.append(response)
+            if response.HasField("delta") and response.delta.event_id not in texts:
+                texts.append(response.delta.event_id)
+                if len(texts) == which:
+                    await talk.append(rating(id=texts[-1]))
     assert seen[-1].turn_end.turn.status == COMPLETED
     assert [content(e) for e in stored(seen)[1:]] == ["abcdefgh", "ijklmnop"]
     assert len(await talk.events()) == 4
@@ -180,8 +208,8 @@ async def test_lost_commit_of_an_append(hansard: Running, monkeypatch: pytest.Mo
     assert len(await talk.events()) == 3
 
 
-async def test_lost_commit_of_an_input(hansard: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = await Talk(hansard).begin(TWENTY_DELTAS)
+async def test_lost_commit_of_an_input(patient: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = await Talk(patient).begin(TWENTY_DELTAS)
     LostCommits(monkeypatch)
     async with asyncio.timeout(20):
         responses = await talk.send(request_id="r")
@@ -191,9 +219,9 @@ async def test_lost_commit_of_an_input(hansard: Running, monkeypatch: pytest.Mon
 
 
 async def test_lost_commit_of_a_turns_end(
-    hansard: Running, monkeypatch: pytest.MonkeyPatch
+    patient: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk = await Talk(hansard).begin([{"agent_output": {"content": "a"}}])
+    talk = await Talk(patient).begin([{"agent_output": {"content": "a"}}])
     running, turn_id = await talk.hold()
     waiting = asyncio.create_task(talk.send("B"))
     await talk.until_turns(2)

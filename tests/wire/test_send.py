@@ -22,6 +22,7 @@ from hansard.v1 import (
     turn_pb2,
     turn_service_pb2,
 )
+from hansard_server.turns import keeper
 from tests.support.invariants import check_invariants
 from tests.support.server import Running, failure, make_settings, running_server
 from tests.support.talk import (
@@ -340,7 +341,17 @@ async def test_client_that_goes_away_misses_nothing(hansard: Running) -> None:
     assert len(await talk.turns()) == 1
 
 
-async def test_clients_that_go_away_at_any_moment_leave_no_session_busy(hansard: Running) -> None:
+async def test_clients_that_go_away_at_any_moment_leave_no_session_busy(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody comes round to mend what was left undone.
+    monkeypatch.setattr(keeper, "RECOVERY_INTERVAL_S", 600.0)
+    settings = make_settings(tmp_path / "data", store_url, lease_s=1800.0)
+    async with running_server(settings) as running, asyncio.timeout(60):
+        await _send_and_leave(running)
+
+
+async def _send_and_leave(hansard: Running) -> None:
     talk = await Talk(hansard).begin(TWENTY_DELTAS)
     rng = random.Random(SEED)
     sessions = [await talk.another(f"s{number}").open_session() for number in range(30)]

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from hansard.v1 import event_service_pb2, session_service_pb2
-from tests.support.server import Running, failure, open_channel
+from tests.support.server import (
+    Running,
+    failure,
+    make_settings,
+    open_channel,
+    running_server,
+)
 from tests.support.talk import (
     TWENTY_DELTAS,
     Talk,
@@ -126,6 +133,32 @@ async def test_drain_ends_the_watch_with_a_place_to_go_on_from(hansard: Running)
     )
     assert refused.metadata == {"sequence": "2", "session_uid": talk.uid}
     assert refused.retry_s is not None
+
+
+async def test_drain_wakes_who_waits(store_url: str, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "data", store_url, poll_floor_s=600.0)
+    async with running_server(settings) as running:
+        talk = await Talk(running).begin()
+        watch = talk.watch()
+        source = aiter(watch)
+        assert items([await anext(source)]) == ["caught_up"]
+        stopping = asyncio.create_task(running.server.stop())
+        async with asyncio.timeout(5):
+            refused = await failure(_all(source))
+        await stopping
+    assert refused.reason == "SERVER_SHUTTING_DOWN"
+
+
+async def test_watcher_that_misses_a_part_of_the_news_reads_the_store(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    watch = talk.watch()
+    source = aiter(watch)
+    assert items([await anext(source)]) == ["caught_up"]
+    # More at once than is kept for those who wait.
+    await talk.append(*(rating() for _ in range(200)))
+    seen = [(await anext(source)).event.sequence for _ in range(200)]
+    assert seen == list(range(1, 201))
+    watch.cancel()
 
 
 async def test_watcher_sees_the_turn_as_the_sender_does(hansard: Running) -> None:
