@@ -31,11 +31,12 @@ def url(databases: Databases) -> Iterator[str]:
     databases.drop(url)
 
 
-def serve(folder: Path, url: str) -> Any:
+def serve(folder: Path, url: str, *more: str) -> Any:
     return serve_process(
         *("--listen", "127.0.0.1:0", "--data-dir", str(folder), "--store", url),
         *("--set", "lease_s=2", "--set", "poll_floor_s=0.2"),
         *("--set", "page_token_secret=the-same-for-all-replicas"),
+        *more,
     )
 
 
@@ -82,6 +83,7 @@ async def test_same_request_id_at_two_replicas_runs_once(url: str, tmp_path: Pat
             first = await Talk(Running(server, to_one)).begin(TWENTY_DELTAS)
             second = Talk(Running(server, to_two))
             for number in range(10):
+                # Without the look into the store, one that does not run the turn waits for ever.
                 streams = await asyncio.gather(
                     *(t.send("A", request_id=f"{number}") for t in (first, second) * 2)
                 )
@@ -89,4 +91,31 @@ async def test_same_request_id_at_two_replicas_runs_once(url: str, tmp_path: Pat
                     check_turn(stream)
                     assert stored(stream) == stored(streams[0])
             assert len(await second.turns()) == 10
+    check_store(url)
+
+
+async def test_turn_of_a_stopping_replica_goes_on_at_once_at_another(
+    url: str, tmp_path: Path
+) -> None:
+    # Its lease would last longer than the test: it has to be given back.
+    server: Any = None
+    long_lease = ("--set", "lease_s=600", "--set", "drain_deadline_s=2")
+    with (
+        serve(tmp_path / "one", url, *long_lease) as one,
+        serve(tmp_path / "two", url, *long_lease) as two,
+    ):
+        async with (
+            open_channel(await address_of(one)) as to_one,
+            open_channel(await address_of(two)) as to_two,
+        ):
+            talk = await Talk(Running(server, to_one)).begin(SLOW)
+            async for response in talk.stream("A", request_id="r"):
+                if response.event.HasField("tool_input"):
+                    break
+            one.send(signal.SIGTERM)
+            assert await asyncio.to_thread(one.wait) == 0
+            async with asyncio.timeout(30):
+                responses = await Talk(Running(server, to_two)).send("A", request_id="r")
+            turn = responses[-1].turn_end.turn
+            assert (turn.status, turn.attempt) == (turn_pb2.TURN_STATUS_COMPLETED, 1)
     check_store(url)
