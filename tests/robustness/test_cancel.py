@@ -19,6 +19,7 @@ from tests.support.server import Running, make_settings, running_server
 from tests.support.talk import TWENTY_DELTAS, Talk, rating
 
 ROUNDS = 40
+GRPC_OWN = ("_AioCall", "AioServer", "_consume_request_iterator")
 SEED = 3
 
 
@@ -38,6 +39,12 @@ class Parts:
             init(part, *args, **kwargs)
 
         monkeypatch.setattr(kind, "__init__", noting)
+
+    def __repr__(self) -> str:
+        """Return what is in use."""
+        engine, store = self.made[TurnEngine], self.made[SqlStore]
+        feeds = len(self.made[Feeds])
+        return f"{feeds} feeds, turns {set(engine.turn_ids)}, {store._engine.pool.status()}"
 
     @property
     def idle(self) -> bool:
@@ -99,17 +106,20 @@ async def test_cancelled_calls_leave_nothing(hansard: Running, parts: Parts) -> 
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
-    async with asyncio.timeout(60):
-        while not parts.idle or _tasks() > tasks:  # noqa: ASYNC110 - many things
-            await asyncio.sleep(0.05)
+    for _ in range(600):
+        if parts.idle and _tasks() <= tasks:
+            break
+        await asyncio.sleep(0.05)
+    assert parts.idle, parts
+    assert _tasks() <= tasks, asyncio.all_tasks()
     # And all goes on as ever.
     assert (await talk.send())[-1].HasField("turn_end")
     assert len(await talk.append(rating())) == 1
 
 
 def _tasks() -> int:
-    """Return how many tasks there are, but those that grpc's client keeps for a while."""
-    return sum("_AioCall" not in repr(task) for task in asyncio.all_tasks())
+    """Return how many tasks there are, but grpc's own: those of its client end when they like."""
+    return sum(not any(own in repr(task) for own in GRPC_OWN) for task in asyncio.all_tasks())
 
 
 async def _all(stream: Any) -> list[Any]:
