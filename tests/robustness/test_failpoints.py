@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -148,14 +151,24 @@ async def test_killed_in_a_decision(store_url: str, tmp_path: Path) -> None:
         await channel.__aexit__(None, None, None)
 
 
-async def test_killed_in_a_migration(databases: Databases, tmp_path: Path) -> None:
-    store_url = databases.empty("sqlite")
-    armed = {failpoints.VARIABLE: "migration.step"}
-    with serve_process(*arguments(tmp_path, store_url), environment=armed) as process:
-        assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+async def test_killed_in_a_migration(databases: Databases, database: str, tmp_path: Path) -> None:
+    store_url = databases.empty(database)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    migrate = [sys.executable, "-m", "hansard_server", "migrate", "--store", store_url]
+    killed = await asyncio.to_thread(
+        subprocess.run,
+        migrate,
+        env={**environment, failpoints.VARIABLE: "migration.step"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    again = await asyncio.to_thread(subprocess.run, migrate, env=environment, check=False)
+    assert again.returncode == 0
     with serve_process(*arguments(tmp_path, store_url)) as process:
         channel, talk = await connect(process)
         await talk.begin()
         check_turn(await talk.send())
         await channel.__aexit__(None, None, None)
     check_store(store_url)
+    databases.drop(store_url)
