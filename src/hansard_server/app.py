@@ -59,6 +59,7 @@ from hansard_server.servicers.events import EventServicer
 from hansard_server.servicers.health import Health, HealthServicer, watch_store
 from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
 from hansard_server.servicers.sessions import SessionServicer
+from hansard_server.servicers.tls import BadCertificate, CertificateFiles, Certificates
 from hansard_server.servicers.turns import TurnServicer
 from hansard_server.servicers.validation import Validation
 from hansard_server.stores import CannotStart, open_store, sqlite_path
@@ -216,8 +217,13 @@ class Server:
 
     async def _listen(self, server: grpc.aio.Server) -> str:
         listen = self._settings.listen
+        certificates = await asyncio.to_thread(_open_certificates, self._settings)
         try:
-            port = server.add_insecure_port(listen)
+            if certificates is None:
+                port = server.add_insecure_port(listen)
+            else:
+                port = server.add_secure_port(listen, certificates.credentials())
+                self._run("certificates", certificates.watch())
         except RuntimeError:
             raise CannotStart(f"listen: can't listen on {listen}; is the port taken?") from None
         await server.start()
@@ -307,6 +313,21 @@ def _engine(
     )
 
 
+def _open_certificates(settings: Settings) -> Certificates | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    try:
+        return Certificates(
+            CertificateFiles(
+                certificate=settings.tls_certificate,
+                key=settings.tls_key,
+                client_ca=settings.tls_client_ca,
+            )
+        )
+    except BadCertificate as error:
+        raise ConfigurationMistake(str(error)) from None
+
+
 async def _open_blobs(settings: Settings) -> Blobs:
     try:
         return await asyncio.to_thread(Blobs.open, settings.artifacts_url)
@@ -349,6 +370,8 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Who does not speak TLS or HTTP/2 within this time is not kept waiting for.
+        ("grpc.server_handshake_timeout_ms", 10_000),
     ]
 
 

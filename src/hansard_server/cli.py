@@ -69,7 +69,7 @@ def _all_commands(
 
 
 @main.command()
-def serve(
+def serve(  # noqa: PLR0913 - each is a flag
     *,
     listen: Annotated[
         str | None, typer.Option(help="Where calls are taken.", metavar="HOST:PORT")
@@ -83,6 +83,15 @@ def serve(
         bool | None,
         typer.Option("--insecure", help="Listen beyond this machine without authentication."),
     ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Take calls over TLS, with this certificate.", metavar="PEM")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's private key.", metavar="PEM")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Ask clients for certificates of these.", metavar="PEM")
+    ] = None,
     config: Config = None,
     more: More = None,
 ) -> None:
@@ -93,6 +102,9 @@ def serve(
         "artifacts": artifacts,
         "data_dir": data_dir,
         "insecure": insecure,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
     }
     with _mistakes_in_one_line():
         from hansard_server import serving  # noqa: PLC0415

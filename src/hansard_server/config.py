@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -58,6 +58,20 @@ class Settings(BaseSettings):
     insecure: bool = _setting(
         default=False,
         description="Listen beyond this machine although there is no authentication.",
+    )
+    tls_certificate: Path | None = _setting(
+        None,
+        "The server's certificate and those that vouch for it. With it calls are taken over TLS "
+        "alone. The three files are read again when they change.",
+        unit="PEM file",
+    )
+    tls_key: Path | None = _setting(
+        None, "The certificate's private key, not encrypted.", unit="PEM file"
+    )
+    tls_client_ca: Path | None = _setting(
+        None,
+        "Authorities of clients: every client must show a certificate of one of them.",
+        unit="PEM file",
     )
     data_dir: Path = _setting(Path("hansard-data"), "Folder of all that has no place of its own.")
     store: str = _setting(
@@ -163,6 +177,14 @@ class Settings(BaseSettings):
             raise ValueError("must have 16 characters at least")
         return value
 
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: give both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        return self
+
     @property
     def store_url(self) -> str:
         """The database's URL."""
@@ -208,7 +230,8 @@ def describe() -> list[SettingDescription]:
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra
         unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-        default = "" if isinstance(field.default, SecretStr) else str(field.default)
+        unset = field.default is None or isinstance(field.default, SecretStr)
+        default = "" if unset else str(field.default)
         if isinstance(field.default, bool):
             default = default.lower()
         environment = ENVIRONMENT_PREFIX + name.upper()
@@ -233,14 +256,17 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raise ConfigurationMistake when strangers could call a server that knows nobody."""
+    """Raise ConfigurationMistake when strangers could call a server that knows nobody.
+
+    With `tls_client_ca` only those get through whose certificate one of its authorities signed.
+    """
     host, _ = split_listen(settings.listen)
-    if settings.insecure or is_loopback(host):
+    if settings.insecure or is_loopback(host) or settings.tls_client_ca is not None:
         return
     raise ConfigurationMistake(
         f"listen: {settings.listen} is open to other machines, and there is no authentication yet;"
-        " listen on 127.0.0.1, or accept that anybody who reaches the port may do everything with"
-        " --insecure"
+        " listen on 127.0.0.1, ask for certificates of clients with --tls-client-ca, or accept that"
+        " anybody who reaches the port may do everything with --insecure"
     )
 
 
@@ -273,12 +299,17 @@ def _check_file(path: Path) -> None:
 
 def _one_line(error: ValidationError) -> str:
     # Never the value: it may be a password.
-    problems = [
-        f"{'.'.join(str(part) for part in problem['loc'])}:"
-        f" {_in_words(problem['type'], problem['msg'])}"
+    return "; ".join(
+        ": ".join(
+            filter(None, (_place(problem["loc"]), _in_words(problem["type"], problem["msg"])))
+        )
         for problem in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
-    return "; ".join(problems)
+    )
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    # Empty for what is wrong with several settings together.
+    return ".".join(str(part) for part in location)
 
 
 def _in_words(kind: str, message: str) -> str:
