@@ -139,19 +139,27 @@ class Talk:
 
     async def append(self, *payloads: event_pb2.EventDraft, **fields: Any) -> list[int]:
         """Append drafts and return their sequences."""
-        answer = await self.server.events.AppendEvents(
+        answer = await self.append_call(*payloads, **fields)
+        return [event.sequence for event in answer.events]
+
+    def append_call(self, *payloads: event_pb2.EventDraft, **fields: Any) -> Any:
+        """Return the running call that appends drafts."""
+        return self.server.events.AppendEvents(
             event_service_pb2.AppendEventsRequest(events=payloads, **self.keys, **fields)
         )
-        return [event.sequence for event in answer.events]
+
+    def list_call(self, **fields: Any) -> Any:
+        """Return the running call that lists a page of events."""
+        return self.server.events.ListEvents(
+            event_service_pb2.ListEventsRequest(**self.keys, **fields)
+        )
 
     async def events(self, **fields: Any) -> list[event_pb2.Event]:
         """Return all events, page by page."""
         events: list[event_pb2.Event] = []
         token = fields.pop("page_token", "")
         while True:
-            page = await self.server.events.ListEvents(
-                event_service_pb2.ListEventsRequest(page_token=token, **self.keys, **fields)
-            )
+            page = await self.list_call(page_token=token, **fields)
             events += page.events
             token = page.next_page_token
             if not token:
