@@ -48,7 +48,7 @@ async def test_killed_turns_go_on(store_url: str, tmp_path: Path) -> None:
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         process.send(signal.SIGTERM)
         assert process.wait() == 0
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def test_turn_that_kills_every_server_fails(store_url: str, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ async def test_turn_that_kills_every_server_fails(store_url: str, tmp_path: Path
         assert b"AGENT_PROCESSING_FAILED" in turn.error.details[0].value
         await talk.set_model(model())
         assert items(await talk.send("B"))[-1] == "turn_end"
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def test_waiting_inputs_outlast_a_crash(store_url: str, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_waiting_inputs_outlast_a_crash(store_url: str, tmp_path: Path) ->
         assert [t.input.input_message.messages[0].text.content for t in turns] == names
         # Of the first one's script there was nothing left after its call.
         assert [t.first_sequence for t in turns] == [1, 4, 6]
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def _begin_and_kill(

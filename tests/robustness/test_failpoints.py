@@ -112,7 +112,7 @@ async def test_killed_at_a_failpoint(store_url: str, tmp_path: Path, name: str, 
         assert len(kinds) == 8
         assert len(await talk.turns()) == 1
         await channel.__aexit__(None, None, None)
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def test_killed_while_a_turn_is_taken_over(store_url: str, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ async def test_killed_while_a_turn_is_taken_over(store_url: str, tmp_path: Path)
         responses = await talk.send("A", request_id="a")
         assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
         await channel.__aexit__(None, None, None)
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def test_killed_in_a_decision(store_url: str, tmp_path: Path) -> None:
@@ -170,5 +170,5 @@ async def test_killed_in_a_migration(databases: Databases, database: str, tmp_pa
         await talk.begin()
         check_turn(await talk.send())
         await channel.__aexit__(None, None, None)
-    check_store(store_url)
+    check_store(store_url, tmp_path)
     databases.drop(store_url)

@@ -61,7 +61,7 @@ async def test_twenty_turns_outlast_a_sigterm(store_url: str, tmp_path: Path) ->
                     "tool_output",
                     "agent_output",
                 ]
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def test_sigterm_with_everything_under_way(store_url: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_sigterm_with_everything_under_way(store_url: str, tmp_path: Path)
             events = await talk.events()
             assert [event.sequence for event in events] == list(range(1, len(events) + 1))
             assert events[31].turn_id == turn_id
-    check_store(store_url)
+    check_store(store_url, tmp_path)
 
 
 async def _half_an_upload(talk: Talk) -> Any:

@@ -173,7 +173,7 @@ async def prepare(world: World) -> None:
             await talk.another(f"s{number}").open_session()
 
 
-async def check(world: World, store_url: str) -> None:
+async def check(world: World, store_url: str, folder: Path) -> None:
     """Let everything come to its end, and compare what the clients know with the record."""
     async with open_channel(world.address) as channel:
         server: Any = None
@@ -204,7 +204,7 @@ async def check(world: World, store_url: str) -> None:
     inputs = [turn.input.input_message.messages[0].text.content for turn in turns]
     assert len(inputs) == len(set(inputs)), "an input ran twice"
     assert {turn.id for turn in turns} >= set(world.turns.values())
-    check_store(store_url)
+    check_store(store_url, folder)
 
 
 async def _until_ended(talk: Talk) -> None:
@@ -242,7 +242,7 @@ async def run(store_url: str, folder: Path, rounds: int) -> None:
         await asyncio.wait(watchers)
         failed = [w.exception() for w in watchers if not w.cancelled() and w.exception()]
         assert not failed, failed
-        await check(world, store_url)
+        await check(world, store_url, folder)
         process.send(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0
 

@@ -52,7 +52,7 @@ async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     settings = make_settings(tmp_path / "data", store_url, poll_floor_s=0.05, lease_s=1.0)
     async with running_server(settings) as running:
         yield running
-    check_store(store_url)
+    check_store(store_url, tmp_path / "data")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def patient(
     settings = make_settings(tmp_path / "data", store_url, poll_floor_s=0.1, lease_s=600.0)
     async with running_server(settings) as running:
         yield running
-    check_store(store_url)
+    check_store(store_url, tmp_path / "data")
 
 
 async def test_readers_ahead_of_the_wake_ups_tell_each_text_once(

@@ -1,24 +1,33 @@
 """The oracle: what must hold of every record whatever happened, checked by SQL.
 
-G2 order, G3 atomic batches (by their claims), G4 exactly once, G5 every call has its output.
+G2 order, G3 atomic batches (by their claims), G4 exactly once, G5 every call has its output, G7
+artifacts are whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, create_engine, select
 
-from hansard_server.domain.records import EventType, SessionStatus, TurnStatus
+from hansard.v1 import event_pb2
+from hansard_server.domain.records import ArtifactSource, EventType, SessionStatus, TurnStatus
 from hansard_server.repository.sql import tables
 
 Key = tuple[str, str]
+ARTIFACTS = "artifacts"
+"""The folder in a data folder where the bytes of artifacts are."""
 
 
-def check_invariants(connection: Connection) -> None:
-    """Raise AssertionError, naming the session, when the record is not whole."""
+def check_invariants(connection: Connection, artifacts: Path | None = None) -> None:
+    """Raise AssertionError, naming the session, when the record is not whole.
+
+    `artifacts` is the folder of the artifacts' bytes; without it these are not looked at.
+    """
     heads = {_key(row): row for row in _rows(connection, tables.session_heads)}
     events: dict[Key, list[Any]] = defaultdict(list)
     for row in _rows(connection, tables.events):
@@ -34,14 +43,25 @@ def check_invariants(connection: Connection) -> None:
         _check_turns(key, head, turns[key], rows)
         _check_calls(key, turns[key], rows)
     _check_claims(connection, events, turns)
+    _check_artifacts(connection, heads, events, artifacts)
 
 
-def check_store(url: str) -> None:
-    """Raise AssertionError when a record of the database is not whole; nobody may write to it."""
+def check_store(url: str, data_dir: Path | None = None) -> None:
+    """Raise AssertionError when a record of the database is not whole.
+
+    Nobody may write to a SQLite database meanwhile. With the server's `data_dir` the bytes of its
+    artifacts are read too.
+    """
+    artifacts = None if data_dir is None else data_dir / ARTIFACTS
     engine = create_engine(url)
-    with engine.connect() as connection:
-        check_invariants(connection)
-    engine.dispose()
+    if engine.dialect.name == "postgresql":
+        # All of one moment, so that another replica may go on writing.
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    try:
+        with engine.connect() as connection:
+            check_invariants(connection, artifacts)
+    finally:
+        engine.dispose()
 
 
 def _rows(connection: Connection, table: Any) -> Any:
@@ -112,3 +132,58 @@ def _check_claims(
         if row.events is not None:
             stored = {event.id: event.sequence for event in events[_key(row)]}
             assert all(stored.get(id_) == sequence for id_, sequence in json.loads(row.events)), row
+
+
+def _check_artifacts(
+    connection: Connection, heads: dict[Key, Any], events: dict[Key, list[Any]], folder: Path | None
+) -> None:
+    rows: dict[Key, dict[str, Any]] = defaultdict(dict)
+    for row in _rows(connection, tables.artifacts):
+        rows[_key(row)][row.id] = row
+        if folder is not None:
+            _check_bytes(folder / row.tenant / row.blob_key, row)
+    sources = {_key(row): row for row in _sessions(connection)}
+    for key, head in heads.items():
+        if head.deleted:
+            continue
+        own = rows[key]
+        size_bytes = sum(row.size_bytes for row in own.values())
+        found = (head.artifact_files, head.artifact_bytes)
+        assert found == (len(own), size_bytes), f"{key}: the head says {found} of {list(own)}"
+        # Without the folder the payloads may be a test's own, and no messages.
+        if folder is not None:
+            uploads = [row for row in events[key] if row.type == EventType.ARTIFACT_UPLOAD]
+            _check_uploads(key, own, uploads, forked=sources[key].forked_from is not None)
+
+
+def _sessions(connection: Connection) -> Any:
+    sessions = tables.sessions.c
+    return connection.execute(
+        select(sessions.tenant, sessions.uid.label("session_uid"), sessions.forked_from)
+    )
+
+
+def _check_bytes(path: Path, row: Any) -> None:
+    assert path.is_file(), f"{_key(row)}: the bytes of {row.id} are lost"
+    assert path.stat().st_size == row.size_bytes, f"{_key(row)}: the size of {row.id}"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    assert digest == row.sha256, f"{_key(row)}: the bytes of {row.id} are others"
+
+
+def _check_uploads(key: Key, own: dict[str, Any], uploads: list[Any], *, forked: bool) -> None:
+    """Check that events and artifacts name each other, as far as neither was deleted since."""
+    named: set[str] = set()
+    for event in uploads:
+        message = event_pb2.Event.FromString(event.payload)
+        for reference in message.artifact_upload.artifacts:
+            named.add(reference.artifact_id)
+            row = own.get(reference.artifact_id)
+            if row is not None:
+                said = (reference.filename, reference.mime_type, reference.size_bytes)
+                is_so = (row.filename, row.mime_type, row.size_bytes)
+                assert said == is_so, f"{key}: {row.id} is not what {event.id} says"
+    if forked or any(event.deleted_at is not None for event in uploads):
+        return
+    uploaded = {row.id for row in own.values() if row.source == ArtifactSource.UPLOAD}
+    assert uploaded <= named, f"{key}: no event names {uploaded - named}"

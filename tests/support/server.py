@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -12,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +30,11 @@ from hansard.v1 import (
 )
 from hansard_server.app import Server
 from hansard_server.config import Settings, load
+from tests.support.invariants import check_store
 
 T = TypeVar("T")
+CHECK_VARIABLE = "HANSARD_TEST_CHECK_RECORDS"
+"""When it is set, the oracle reads the record of every server that has stopped."""
 READY_SECONDS = 60.0
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -131,6 +136,12 @@ async def running_server(settings: Settings) -> AsyncIterator[Running]:
             yield Running(server, channel)
     finally:
         await server.stop()
+    await asyncio.to_thread(_check_record, settings.store_url, settings.data_dir)
+
+
+def _check_record(store_url: str, data_dir: Path) -> None:
+    if os.environ.get(CHECK_VARIABLE):
+        check_store(store_url, data_dir)
 
 
 @asynccontextmanager
@@ -207,3 +218,8 @@ def serve_process(
             if process.poll() is None:
                 process.kill()
             process.wait()
+    given = dict(pairwise(arguments))
+    if "--data-dir" in given:
+        data_dir = Path(given["--data-dir"])
+        store_url = given.get("--store", f"sqlite:///{data_dir / 'hansard.db'}")
+        _check_record(store_url, data_dir)

@@ -18,7 +18,7 @@ async def hansard(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
     """Give a server on each database in turn."""
     async with running_server(make_settings(tmp_path / "data", store_url)) as running:
         yield running
-    check_store(store_url)
+    check_store(store_url, tmp_path / "data")
 
 
 @pytest.fixture
