@@ -26,13 +26,14 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hansard/v1/options.proto\x12\nhansard.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"H\n\x0c\x45rrorMapping\x12#\n\tgrpc_code\x18\x01 \x01(\x0e\x32\x10.google.rpc.Code\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05:6\n\rdiscriminated\x12\x1d.google.protobuf.OneofOptions\x18\xd1\x86\x03 \x01(\x08:L\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.hansard.v1.ErrorMappingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hansard/v1/options.proto\x12\nhansard.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto\"H\n\x0c\x45rrorMapping\x12#\n\tgrpc_code\x18\x01 \x01(\x0e\x32\x10.google.rpc.Code\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05:6\n\rdiscriminated\x12\x1d.google.protobuf.OneofOptions\x18\xd1\x86\x03 \x01(\x08:L\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x18.hansard.v1.ErrorMappingB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hansard.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'P\001'
   _globals['_ERRORMAPPING']._serialized_start=97
   _globals['_ERRORMAPPING']._serialized_end=169
 # @@protoc_insertion_point(module_scope)
