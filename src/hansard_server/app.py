@@ -308,7 +308,7 @@ def _engine(
             tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
             limits=limits,
         ),
-        load_context=ContextLoader(store, open_files).load,
+        load_context=ContextLoader(store, open_files, clock=clock).load,
         settings=EngineSettings(lease_s=settings.lease_s, text_max_bytes=limits.text_max_bytes),
     )
 

@@ -19,6 +19,7 @@ from hansard_server.domain.errors import ArtifactNotFound
 from hansard_server.domain.records import Usage
 
 TURN_ID = "trn_test"
+NOW_US = 1_780_000_000_000_000
 
 
 class MemoryFiles:
@@ -187,6 +188,7 @@ async def run_turn(
             agent=agent,
             session=session_pb2.Session(agent_key="support", key="s1", name="One"),
             files=files or MemoryFiles(),
+            now_us=NOW_US,
         ),
         recorder,
         models=models or ModelCatalog(),

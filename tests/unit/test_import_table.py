@@ -72,7 +72,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
         *("hansard_server.domain", "MESSAGES", "WATCHED"),
-        *("airspeed", "jsonschema", "markitdown", "mcp", "pydantic", "pydantic_ai", "re2"),
+        *("jsonschema", "markitdown", "mcp", "pydantic", "pydantic_ai", "re2"),
     ),
     # The client of agents that run elsewhere.
     "hansard_server.agents.remote": (

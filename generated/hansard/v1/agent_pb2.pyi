@@ -31,7 +31,11 @@ class _TemplateTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Template
     TEMPLATE_TYPE_UNSPECIFIED: _TemplateType.ValueType  # 0
     """The default: VELOCITY."""
     TEMPLATE_TYPE_VELOCITY: _TemplateType.ValueType  # 1
-    """Apache Velocity: `${session.metadata.x}`, `#if`, `#foreach`, `#set`."""
+    """Apache Velocity 2: references, `#if`, `#foreach`, `#set`, `#break`, `#stop`, comments; methods of
+    strings (length, isEmpty, toUpperCase, toLowerCase, trim, contains, startsWith, endsWith, equals,
+    equalsIgnoreCase), lists (size, isEmpty, get, contains) and maps (size, isEmpty, get,
+    containsKey, keySet, values). No #include, #parse, #evaluate, #macro and #define.
+    """
 
 class TemplateType(_TemplateType, metaclass=_TemplateTypeEnumTypeWrapper):
     """The language of a template."""
@@ -39,7 +43,11 @@ class TemplateType(_TemplateType, metaclass=_TemplateTypeEnumTypeWrapper):
 TEMPLATE_TYPE_UNSPECIFIED: TemplateType.ValueType  # 0
 """The default: VELOCITY."""
 TEMPLATE_TYPE_VELOCITY: TemplateType.ValueType  # 1
-"""Apache Velocity: `${session.metadata.x}`, `#if`, `#foreach`, `#set`."""
+"""Apache Velocity 2: references, `#if`, `#foreach`, `#set`, `#break`, `#stop`, comments; methods of
+strings (length, isEmpty, toUpperCase, toLowerCase, trim, contains, startsWith, endsWith, equals,
+equalsIgnoreCase), lists (size, isEmpty, get, contains) and maps (size, isEmpty, get,
+containsKey, keySet, values). No #include, #parse, #evaluate, #macro and #define.
+"""
 Global___TemplateType: _TypeAlias = TemplateType  # noqa: Y015
 
 @_typing.final
@@ -330,7 +338,13 @@ class InlineInstruction(_message.Message):
     description: _builtins.str
     """What it is for: at most 4,096 characters."""
     template: _builtins.str
-    """The text, rendered anew for each turn: at most 64 KiB."""
+    """The text, rendered anew for each turn from what is so then: at most 64 KiB, and 256 KiB for all
+    templates of an agent. What it may name: `${session.metadata.x}`, `$session.name`, `.key`,
+    `.description`, the same of `agent`, `$tools` (name, description), `${currentDate}` (UTC,
+    2026-11-24). A missing value is an empty text; `${session.metadata.x|'en'}` gives another. A
+    template that can't be read is INVALID_AGENT_CONFIGURATION with line and column; one that takes
+    more than 100 ms, 100,000 steps or 256 Ki characters ends the turn FAILED.
+    """
     template_type: Global___TemplateType.ValueType
     """The template's language."""
     def __init__(

@@ -166,11 +166,12 @@ class Tool(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
-    """What a turn runs under: everything as it was when the turn started."""
+    """What a turn runs under: everything as it was when the turn started, at `now_us`."""
 
     agent: agent_pb2.Agent
     session: session_pb2.Session
     files: SessionFiles
+    now_us: int
 
 
 class TurnRecorder(Protocol):

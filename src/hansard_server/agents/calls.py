@@ -25,7 +25,7 @@ from hansard_server.agents.json_text import NotJson, cut_utf8, dump_json, parse_
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.overrides import UnresolvedReference, resolve_overrides
 from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
-from hansard_server.domain.errors import DomainError
+from hansard_server.domain.errors import AgentProcessingFailed, DomainError
 from hansard_server.domain.keys import make_tool_call_id
 
 _NAME_MAX_CHARACTERS = 255
@@ -87,6 +87,10 @@ class RecordedCall:
         return self.to_output(dump_json({"error": message}), outcome)
 
 
+class _CannotBeRun(Exception):  # noqa: N818 - reads as what happened
+    """The agent's configuration asks for something that is not there: the turn can't go on."""
+
+
 class ToolRunner:
     """Runs the tool calls of one turn."""
 
@@ -126,6 +130,8 @@ class ToolRunner:
     async def run(self, calls: Sequence[RecordedCall], recorder: TurnRecorder) -> None:
         """Run the calls side by side, and record their outputs in the order of the calls.
 
+        Raises AgentProcessingFailed when a call's overrides refer to what is not there.
+
         An output is written as soon as those before it are there. Cancelled, it cancels the tools
         and returns when they have ended.
         """
@@ -151,6 +157,8 @@ class ToolRunner:
             try:
                 async with asyncio.timeout(self._limits.tool_max_s):
                     return self._completed(call, dump_json(await self._result(call)))
+            except _CannotBeRun as error:
+                raise AgentProcessingFailed(str(error)) from None
             except Exception as error:  # noqa: BLE001
                 # A tool's fault must not end the turn: the model may know another way.
                 return self._error_output(call, error)
@@ -194,7 +202,10 @@ class ToolRunner:
         try:
             fixed = resolve_overrides(tool.override, self._context.agent, self._context.session)
         except UnresolvedReference as error:
-            raise ToolError(f"The tool's configuration can't be used: {error}.") from error
+            # Nothing that the model could do would help.
+            raise _CannotBeRun(
+                f"the tool {call.name!r} can't be run: {error} (argument_override)"
+            ) from None
         # What the configuration fixes, the model can't change.
         arguments = {**arguments, **fixed}
         check_arguments(arguments, tool.tool.input_schema)

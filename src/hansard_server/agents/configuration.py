@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hansard.v1 import agent_pb2
+from hansard_server.agents.instructions import find_template_faults
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.overrides import find_bad_references
@@ -28,7 +29,11 @@ def check_agent(agent: agent_pb2.Agent, models: ModelCatalog | None = None) -> N
     """
     _check_served(agent)
     (models or ModelCatalog()).check(agent.model)
-    violations = (*_check_retry(agent.model), *_check_tools(agent))
+    violations = (
+        *_check_retry(agent.model),
+        *find_template_faults(agent),
+        *_check_tools(agent),
+    )
     if violations:
         raise InvalidAgentConfiguration(
             "; ".join(f"{v.field}: {v.description}" for v in violations[:5]), violations=violations

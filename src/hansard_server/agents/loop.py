@@ -20,7 +20,7 @@ from hansard_server.agents.api import (
 )
 from hansard_server.agents.calls import RecordedCall, ToolRunner
 from hansard_server.agents.history import model_history
-from hansard_server.agents.instructions import render_instructions
+from hansard_server.agents.instructions import render_templates
 from hansard_server.agents.json_text import struct_to_json, well_formed
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.models.catalog import ModelCatalog
@@ -49,15 +49,17 @@ async def run_agent(
     """
     model = models.get(context.agent.model.name)
     runner = ToolRunner(context, tools, limits)
+    rendered = await render_templates(context, runner.tools)
+    descriptions = describe_tools(runner.tools, rendered.descriptions)
     events = await recorder.history()
     if await close_open_calls(events, runner, recorder):
         events = await recorder.history()
     for step in range(count_steps(events), limits.steps_per_turn):
         request = ModelRequest(
             step=step,
-            instructions=render_instructions(context.agent, context.session),
+            instructions=rendered.instructions,
             history=model_history(events, max_bytes=limits.history_max_bytes),
-            tools=describe_tools(runner.tools),
+            tools=descriptions,
             parameters=struct_to_json(context.agent.model.parameters),
         )
         calls = await _call_model(model, request, runner, recorder, limits)

@@ -8,6 +8,7 @@ from google.protobuf import struct_pb2
 
 from hansard.v1 import agent_pb2, session_pb2
 from hansard_server.agents.api import SessionFiles, TurnContext
+from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
 
@@ -18,10 +19,11 @@ MakeFiles = Callable[[SessionRecord], SessionFiles]
 class ContextLoader:
     """Reads agents and sessions for turns that start."""
 
-    def __init__(self, store: Store, make_files: MakeFiles) -> None:
+    def __init__(self, store: Store, make_files: MakeFiles, *, clock: Clock = now_us) -> None:
         """Read from `store`; `make_files` opens a session's files."""
         self._store = store
         self._make_files = make_files
+        self._clock = clock
 
     async def load(self, turn: TurnRecord) -> TurnContext:
         """Return what the turn runs under. Raises AgentNotFound, SessionNotFound."""
@@ -35,6 +37,7 @@ class ContextLoader:
             agent=agent_message(agent),
             session=session_message(session),
             files=self._make_files(session),
+            now_us=self._clock(),
         )
 
 

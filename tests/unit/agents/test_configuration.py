@@ -13,8 +13,12 @@ from hansard_server.agents.configuration import check_agent
 from hansard_server.agents.overrides import UnresolvedReference, resolve_overrides
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog, describe_tools
-from hansard_server.domain.errors import InvalidAgentConfiguration, Unimplemented
-from tests.support.agents import MemoryFiles, make_agent, run_turn
+from hansard_server.domain.errors import (
+    AgentProcessingFailed,
+    InvalidAgentConfiguration,
+    Unimplemented,
+)
+from tests.support.agents import MemoryFiles, MemoryRecorder, make_agent, message, run_turn
 
 TOOLS = ("artifact_grep", "artifact_read")
 
@@ -107,7 +111,8 @@ def test_references_are_resolved() -> None:
 
 async def test_what_is_fixed_the_model_neither_sees_nor_changes() -> None:
     agent = with_override({"artifact_id": "art_mine_txt"})
-    tools = describe_tools(ToolCatalog(*BUILT_IN_TOOLS.values()).tools_of(agent))
+    found = ToolCatalog(*BUILT_IN_TOOLS.values()).tools_of(agent)
+    tools = describe_tools(found, {name: tool.description for name, tool in found.items()})
     schema = next(tool.input_schema for tool in tools if tool.kind == "artifact_read")
     assert "artifact_id" not in schema["properties"]
     assert "artifact_id" not in schema["required"]
@@ -120,10 +125,13 @@ async def test_what_is_fixed_the_model_neither_sees_nor_changes() -> None:
     assert result["lines"] == [{"line": 1, "text": "mine"}]
 
 
-async def test_a_reference_to_nothing_is_a_failed_call() -> None:
+async def test_a_reference_to_nothing_ends_the_turn_and_runs_nothing() -> None:
     agent = with_override({"artifact_id": {"$ref": "session.metadata.file"}})
     json_format.ParseDict(
         {"script": [{"tool_call": {"name": "artifact_read"}}]}, agent.model.parameters
     )
-    record = await run_turn(agent)
-    assert "session.metadata.file is not set" in record.outputs()[0].tool_output_json
+    record = MemoryRecorder()
+    record.store(message("Read it."))
+    with pytest.raises(AgentProcessingFailed, match="file is not set"):
+        await run_turn(agent, recorder=record)
+    assert record.kinds == ["input_message", "tool_input"]

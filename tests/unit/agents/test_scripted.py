@@ -106,9 +106,9 @@ async def test_a_turn_taken_over_goes_on_behind_its_last_stored_text() -> None:
 
 async def test_echo_shows_what_the_model_was_given() -> None:
     agent = make_agent(parameters={"echo": "instructions"})
-    agent.first_step.instructions.add().inline.template = "Be $kind."
+    agent.first_step.instructions.add().inline.template = "Be ${kind|'kind'}."
     record = await run_turn(agent)
-    assert record.texts("thinking") == ["Be $kind.\n"]
+    assert record.texts("thinking") == ["Be kind.\n"]
     assert record.texts("agent_output") == ["I was given 1 instructions."]
 
     record = MemoryRecorder()

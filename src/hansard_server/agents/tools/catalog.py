@@ -15,12 +15,14 @@ class AgentTool:
     """A tool as one agent has it.
 
     Attributes:
+        templated: `description` is a template of the agent's, not the tool's own words.
         override: the arguments that the configuration fixes, references and all.
         rerun_safe: it may run again under the same call after a crash.
     """
 
     tool: Tool
     description: str
+    templated: bool
     override: Mapping[str, Json]
     rerun_safe: bool
 
@@ -45,18 +47,21 @@ class ToolCatalog:
                 found[name] = AgentTool(
                     tool=tool,
                     description=configuration.description_template or tool.description,
+                    templated=bool(configuration.description_template),
                     override=struct_to_json(configuration.argument_override),
                     rerun_safe=configuration.rerun_safe,
                 )
         return found
 
 
-def describe_tools(tools: Mapping[str, AgentTool]) -> tuple[ToolDescription, ...]:
+def describe_tools(
+    tools: Mapping[str, AgentTool], descriptions: Mapping[str, str]
+) -> tuple[ToolDescription, ...]:
     """Return the tools as the model sees them: without the arguments that are fixed."""
     return tuple(
         ToolDescription(
             name=name,
-            description=tool.description,
+            description=descriptions[name],
             input_schema=_without(tool.tool.input_schema, tool.override),
             kind=tool.tool.name,
         )
