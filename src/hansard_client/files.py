@@ -1,133 +1,141 @@
-"""Files on their way to a session and back, a chunk at a time, their SHA-256 checked."""
+"""Files on their way to a session and back: sources that can be read again, files made whole."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-import grpc
+from google.protobuf.struct_pb2 import Struct
 
-from hansard.v1 import artifact_pb2, artifact_service_pb2, event_pb2
-from hansard_client.connection import Connection, new_request_id
-from hansard_client.errors import Mistake, StreamCut
+from hansard.v1.artifact_service_pb2 import UploadHeader
 
 CHUNK_BYTES = 256 * 1024
 _MODE = 0o666
-
-Progress = Callable[[int], object]
-"""Told of each number of bytes that went by."""
+_COPIED = ("description", "mime_type", "metadata", "ttl_days")
 
 
-class Upload:
-    """Files for one call: all become artifacts of the session together, or none does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file to upload.
 
-    def __init__(self, connection: Connection, agent_key: str, session_key: str) -> None:
-        self._connection = connection
-        self._start = artifact_service_pb2.UploadStart(
-            agent_key=agent_key, session_key=session_key, request_id=new_request_id()
-        )
-        self._failure: OSError | None = None
-
-    def run(
-        self, paths: Sequence[Path], *, description: str = "", progress: Progress = lambda _: None
-    ) -> event_pb2.Event:
-        """Return the event of the upload. Raises grpc.RpcError, OSError."""
-        headers = [_header(path, description) for path in paths]
-        try:
-            return self._connection.artifacts.UploadArtifacts(self._parts(paths, headers, progress))
-        except grpc.RpcError:
-            if self._failure is not None:
-                raise self._failure from None
-            raise
-
-    def _parts(
-        self,
-        paths: Sequence[Path],
-        headers: Sequence[artifact_service_pb2.UploadHeader],
-        progress: Progress,
-    ) -> Iterator[artifact_service_pb2.UploadArtifactsRequest]:
-        yield artifact_service_pb2.UploadArtifactsRequest(start=self._start)
-        for path, header in zip(paths, headers, strict=True):
-            yield artifact_service_pb2.UploadArtifactsRequest(header=header)
-            try:
-                for chunk in _chunks(path):
-                    yield artifact_service_pb2.UploadArtifactsRequest(chunk=chunk)
-                    progress(len(chunk))
-            except OSError as error:
-                # The file ends too early for its header, so the server stores nothing.
-                self._failure = error
-                return
-
-
-def download(
-    connection: Connection,
-    request: artifact_service_pb2.DownloadArtifactRequest,
-    write: Callable[[bytes], object],
-    *,
-    progress: Progress = lambda _: None,
-) -> None:
-    """Write all bytes of an artifact; a broken stream is taken up where it broke.
-
-    Changes the request. Raises grpc.RpcError, OSError, Mistake (when the bytes are not those that
-    were uploaded).
+    Attributes:
+        source: its bytes, its path, or an open binary file, which is read from where it stands.
+            One that can't be rewound is sent without its checksum, and only once.
+        filename: its name, without a path; for a path by default that of the file.
+        mime_type: by default made out from the bytes.
+        description: what it is.
+        metadata: anything to keep with it.
+        ttl_days: it is deleted after so many days.
     """
-    patience = connection.patience()
-    digest = hashlib.sha256()
-    while True:
-        stream = connection.artifacts.DownloadArtifact(request)
-        artifact = artifact_pb2.Artifact()
-        try:
-            for answer in stream:
-                patience.progress()
-                if answer.WhichOneof("part") == "artifact":
-                    artifact = answer.artifact
-                    continue
-                digest.update(answer.chunk)
-                write(answer.chunk)
-                request.offset += len(answer.chunk)
-                progress(len(answer.chunk))
-            failure: grpc.RpcError | StreamCut = StreamCut()
-        except grpc.RpcError as error:
-            failure = error
+
+    source: bytes | Path | BinaryIO
+    filename: str = ""
+    mime_type: str = ""
+    description: str = ""
+    metadata: Struct | None = None
+    ttl_days: int | None = None
+
+
+Uploadable: TypeAlias = str | Path | File
+"""A path, or a File."""
+
+
+class Source:
+    """A file as an upload reads it, once for each attempt.
+
+    Attributes:
+        again: it can be read again.
+    """
+
+    def __init__(self, given: Uploadable) -> None:
+        """Raises ValueError for a file without a name."""
+        self._file = given if isinstance(given, File) else File(source=Path(given))
+        source = self._file.source
+        self._start = 0
+        self.again = True
+        if not isinstance(source, bytes | Path):
+            self.again = source.seekable()
+            self._start = source.tell() if self.again else 0
+        self._name = self._file.filename
+        if not self._name and isinstance(source, Path):
+            self._name = source.name.encode("utf-8", "replace").decode()
+        if not self._name:
+            raise ValueError("filename: must be given for what is no path")
+
+    def header(self) -> UploadHeader:
+        """Return the header; size and checksum of what can be read again. Raises OSError."""
+        given = {name: getattr(self._file, name) for name in _COPIED}
+        header = UploadHeader(
+            filename=self._name, **{name: value for name, value in given.items() if value}
+        )
+        if self.again:
+            digest, size = hashlib.sha256(), 0
+            for chunk in self.chunks():
+                digest.update(chunk)
+                size += len(chunk)
+            header.size_bytes, header.checksum_sha256 = size, digest.hexdigest()
+        return header
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes from the start. Raises OSError."""
+        with self._open() as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        source = self._file.source
+        if isinstance(source, bytes):
+            yield io.BytesIO(source)
+        elif isinstance(source, Path):
+            with source.open("rb") as file:
+                yield file
         else:
-            if artifact.checksum_sha256 and request.offset == artifact.size_bytes:
-                break
-        finally:
-            stream.cancel()
-        patience.wait(failure)
-    if digest.hexdigest() != artifact.checksum_sha256:
-        raise Mistake(
-            f"{artifact.artifact_id}: what came has the SHA-256 {digest.hexdigest()}, not "
-            f"{artifact.checksum_sha256}"
-        )
+            if self.again:
+                source.seek(self._start)
+            yield source
 
 
-def save(path: Path, fill: Callable[[BinaryIO], None], *, replace: bool) -> None:
-    """Make a file that `fill` writes; it has its name only when it is whole.
+class PartFile:
+    """A file that has its name only when it is whole."""
 
-    Raises OSError, and what `fill` raises; then nothing is left.
-    """
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=".hansard-", suffix=".part")
-    try:
-        with os.fdopen(number, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(number)
+    def __init__(self, path: Path, *, replace: bool) -> None:
+        """Begin it in the folder of the path. Raises OSError."""
+        self._path = path
+        self._replace = replace
+        number, name = tempfile.mkstemp(dir=path.parent, prefix=".hansard-", suffix=".part")
+        self._part = Path(name)
+        self._file = os.fdopen(number, "wb")
+
+    def write(self, chunk: bytes) -> None:
+        """Write the next bytes. Raises OSError."""
+        self._file.write(chunk)
+
+    def finish(self) -> None:
+        """Give it its name. Raises OSError; FileExistsError when another file has it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
         mask = os.umask(0)
         os.umask(mask)
-        Path(name).chmod(_MODE & ~mask)
-        if replace:
-            Path(name).replace(path)
+        self._part.chmod(_MODE & ~mask)
+        if self._replace:
+            self._part.replace(self._path)
         else:
-            _name_new(Path(name), path)
-    finally:
+            _name_new(self._part, self._path)
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it has its name."""
+        self._file.close()
         with suppress(FileNotFoundError):
-            Path(name).unlink()
+            self._part.unlink()
 
 
 def _name_new(file: Path, path: Path) -> None:
@@ -140,23 +148,3 @@ def _name_new(file: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(17, "File exists", str(path)) from None
         file.replace(path)
-
-
-def _header(path: Path, description: str) -> artifact_service_pb2.UploadHeader:
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in _chunks(path):
-        digest.update(chunk)
-        size += len(chunk)
-    return artifact_service_pb2.UploadHeader(
-        filename=path.name.encode("utf-8", "replace").decode(),
-        description=description,
-        size_bytes=size,
-        checksum_sha256=digest.hexdigest(),
-    )
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk

@@ -13,8 +13,8 @@ import structlog
 import typer
 import uvloop
 
-from hansard_client.connection import Connection
-from hansard_client.demo import Demo
+from hansard_client import Hansard
+from hansard_client.commands.demo import Demo
 from hansard_server import telemetry
 from hansard_server.app import Server
 from hansard_server.config import Settings, split_listen
@@ -40,7 +40,7 @@ def serve_demo(wanted: Settings) -> None:
     """Serve on the next port that is free, and hold a conversation. Raises as `serve`."""
     settings = wanted.model_copy(update={"listen": _free_listen(wanted.listen)})
     telemetry.configure(settings.log_level)
-    uvloop.run(run(settings, beside=_converse))
+    uvloop.run(run(settings, beside=Conversation))
 
 
 def migrate(settings: Settings) -> None:
@@ -52,12 +52,29 @@ def migrate(settings: Settings) -> None:
     migrate_store(settings.store_url)
 
 
-async def run(
-    settings: Settings, *, beside: Callable[[str, threading.Event], None] | None = None
-) -> None:
+class Conversation:
+    """A first conversation with a server of this process."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._hansard = Hansard(address)
+
+    def run(self) -> None:
+        """Hold it, and say where the server is."""
+        typer.echo(f"Serving at {self._address}.")
+        Demo(self._hansard).run()
+        if not self._hansard.closed:
+            typer.echo(f"Still serving at {self._address}. Ctrl-C stops.")
+
+    def stop(self) -> None:
+        """End it."""
+        self._hansard.close()
+
+
+async def run(settings: Settings, *, beside: Callable[[str], Conversation] | None = None) -> None:
     """Serve until a signal comes, then drain. Raises ConfigurationMistake, CannotStart.
 
-    `beside` is run in a thread meanwhile, with the server's address; the event tells it to stop.
+    `beside` makes what is run in a thread meanwhile, of the server's address.
     """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
@@ -77,22 +94,14 @@ async def run(
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     server = await Server.start(settings)
-    stopping = threading.Event()
-    task = beside and asyncio.create_task(asyncio.to_thread(beside, server.address, stopping))
+    conversation = beside and beside(server.address)
+    task = conversation and asyncio.create_task(asyncio.to_thread(conversation.run))
     await signalled.wait()
-    stopping.set()
+    if conversation:
+        conversation.stop()
     await server.stop()
     if task:
         await task
-
-
-def _converse(address: str, stopping: threading.Event) -> None:
-    typer.echo(f"Serving at {address}.")
-    with Connection(address) as connection:
-        connection.stopping = stopping
-        Demo(connection).run()
-    if not stopping.is_set():
-        typer.echo(f"Still serving at {address}. Ctrl-C stops.")
 
 
 def _free_listen(listen: str) -> str:

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from hansard.v1 import artifact_pb2, artifact_service_pb2
 from hansard_client import files
-from hansard_client.connection import Connection
-from hansard_client.errors import Mistake
 from tests.people.conftest import SECONDS, Hansard
 
 
@@ -84,28 +81,3 @@ def test_an_artifact_is_deleted(hansard: Hansard, agent: str, session: str, big:
     hansard.ok("artifacts", "get", *arguments)
     hansard.ok("artifacts", "delete", *arguments, "--yes")
     assert "ARTIFACT_NOT_FOUND" in hansard("artifacts", "get", *arguments).err
-
-
-def test_bytes_that_are_not_those_uploaded_leave_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    artifact = artifact_pb2.Artifact(artifact_id="art_x", size_bytes=4, checksum_sha256="0" * 64)
-
-    class Stream:
-        def __iter__(self) -> Any:
-            yield artifact_service_pb2.DownloadArtifactResponse(artifact=artifact)
-            yield artifact_service_pb2.DownloadArtifactResponse(chunk=b"abcd")
-
-        def cancel(self) -> None:
-            pass
-
-    with Connection() as connection:
-        monkeypatch.setattr(connection.artifacts, "DownloadArtifact", lambda _: Stream())
-        request = artifact_service_pb2.DownloadArtifactRequest()
-        with pytest.raises(Mistake, match="SHA-256"):
-            files.save(
-                tmp_path / "file",
-                lambda file: files.download(connection, request, file.write),
-                replace=False,
-            )
-    assert list(tmp_path.iterdir()) == []

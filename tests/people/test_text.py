@@ -8,7 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansard_client.text import as_utf8, json_safe, one_line, plain
+from hansard_client.commands.text import as_utf8, json_safe, one_line, plain
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\ud800-\udfff]")
 

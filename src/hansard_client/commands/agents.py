@@ -8,20 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hansard.v1 import agent_service_pb2
 from hansard_client.commands.common import (
     LIMIT_DEFAULT,
     AgentKey,
     Caller,
     Limit,
+    Mistake,
     Yes,
     command,
-    parse,
 )
-from hansard_client.connection import new_request_id
-from hansard_client.errors import Mistake
-from hansard_client.paging import all_pages
-from hansard_client.rendering import Column, moment
+from hansard_client.commands.rendering import Column, moment
 
 app = typer.Typer(help="Agents: who answers in sessions.", no_args_is_help=True)
 
@@ -44,18 +40,13 @@ def _list(
     limit: Limit = LIMIT_DEFAULT,
 ) -> None:
     """List agents, the newest first."""
-    request = agent_service_pb2.ListAgentsRequest(filter=filter)
-    connection = caller.connection
-    agents = all_pages(
-        lambda page: connection.call(connection.agents.ListAgents, page), request, "agents", limit
-    )
+    agents = caller.hansard.agents.list(filter=filter, limit=limit or None)
     caller.show(_COLUMNS, agents, limit=limit)
 
 
 def _get(caller: Caller, agent: AgentKey) -> None:
     """Show an agent."""
-    request = agent_service_pb2.GetAgentRequest(agent_key=agent)
-    caller.show_one(caller.connection.call(caller.connection.agents.GetAgent, request))
+    caller.show_one(caller.hansard.agents.get(agent))
 
 
 def _create(
@@ -85,17 +76,17 @@ def _create(
         fields["tool_configurations"] = {name: {name: {}} for name in tool}
     if instruction:
         fields["first_step"] = {"instructions": [{"inline": {"template": instruction}}]}
-    fields.setdefault("request_id", new_request_id())
-    request = parse(agent_service_pb2.CreateAgentRequest(), fields, "agent")
-    made = caller.connection.call(caller.connection.agents.CreateAgent, request)
+    try:
+        made = caller.hansard.agents.create_from(fields)
+    except ValueError as error:
+        raise Mistake(f"agent: {error}") from None
     caller.show(_COLUMNS, [made])
 
 
 def _delete(caller: Caller, agent: AgentKey, *, yes: Yes = False) -> None:
     """Delete an agent with all its sessions."""
     caller.confirm(f"The agent {agent} and all its sessions will be deleted.", yes=yes)
-    request = agent_service_pb2.DeleteAgentRequest(agent_key=agent)
-    caller.connection.call(caller.connection.agents.DeleteAgent, request)
+    caller.hansard.agents.delete(agent)
     caller.say(f"Deleted: {agent}")
 
 

@@ -6,33 +6,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bar
 
-from hansard.v1 import artifact_pb2, artifact_service_pb2
-from hansard_client import files
+from hansard.v1 import artifact_pb2
 from hansard_client.commands.common import (
     LIMIT_DEFAULT,
     AgentKey,
     Caller,
     Limit,
+    Mistake,
     SessionKey,
     Yes,
     command,
 )
-from hansard_client.errors import Mistake
-from hansard_client.paging import all_pages
-from hansard_client.rendering import Column, moment, print_json
-from hansard_client.text import one_line, size
+from hansard_client.commands.rendering import Column, moment, print_json
+from hansard_client.commands.text import one_line, size
+from hansard_client.files import File
+from hansard_client.operations.artifacts import Progress
 
 app = typer.Typer(help="Artifacts: the files of a session.", no_args_is_help=True)
 
@@ -60,10 +60,10 @@ def _upload(
     description: Annotated[str, typer.Option(help="What they are.")] = "",
 ) -> None:
     """Upload files: all of them become artifacts of the session, or none does."""
-    upload = files.Upload(caller.connection, agent, session)
+    files = [File(source=path, description=description) for path in paths]
     total = sum(path.stat().st_size for path in paths)
     with _progress(caller, "uploading", total) as advance:
-        event = upload.run(paths, description=description, progress=advance)
+        event = caller.hansard.session(agent, session).artifacts.upload(*files, progress=advance)
     if caller.as_json:
         print_json(caller.out, event)
     else:
@@ -74,20 +74,13 @@ def _list(
     caller: Caller, agent: AgentKey, session: SessionKey, *, limit: Limit = LIMIT_DEFAULT
 ) -> None:
     """List the artifacts of a session, the oldest first."""
-    request = artifact_service_pb2.ListArtifactsRequest(agent_key=agent, session_key=session)
-    connection = caller.connection
-    artifacts = all_pages(
-        lambda page: connection.call(connection.artifacts.ListArtifacts, page),
-        request,
-        "artifacts",
-        limit,
-    )
+    artifacts = caller.hansard.session(agent, session).artifacts.list(limit=limit or None)
     caller.show(_LIST_COLUMNS, artifacts, limit=limit)
 
 
 def _get(caller: Caller, agent: AgentKey, session: SessionKey, artifact: ArtifactId) -> None:
     """Show an artifact, without its bytes."""
-    caller.show_one(_find(caller, agent, session, artifact))
+    caller.show_one(caller.hansard.session(agent, session).artifacts.get(artifact))
 
 
 def _download(
@@ -103,19 +96,15 @@ def _download(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Download an artifact. The file has its name only when it is whole and its SHA-256 right."""
-    found = _find(caller, agent, session, artifact)
-    request = artifact_service_pb2.DownloadArtifactRequest(
-        agent_key=agent, session_key=session, artifact_id=artifact
-    )
+    artifacts = caller.hansard.session(agent, session).artifacts
+    found = artifacts.get(artifact)
     with _progress(caller, "downloading", found.size_bytes) as advance:
-
-        def fill(file: BinaryIO) -> None:
-            files.download(caller.connection, request, file.write, progress=advance)
-
         if output == "-":
             if sys.stdout.isatty():
                 raise Mistake("a file's bytes are not for a terminal; name a file, or redirect")
-            fill(sys.stdout.buffer)
+            for chunk in artifacts.download(artifact):
+                sys.stdout.buffer.write(chunk)
+                advance(len(chunk))
             sys.stdout.buffer.flush()
             return
         path = Path(output or _own_name(found))
@@ -123,7 +112,7 @@ def _download(
             path /= _own_name(found)
         if path.exists() and not force:
             raise Mistake(f"{path} is there already; --force replaces it")
-        files.save(path, fill, replace=force)
+        artifacts.save(artifact, path, replace=force, progress=advance)
     caller.say(f"{path}: {size(found.size_bytes)}, SHA-256 {found.checksum_sha256}")
 
 
@@ -137,18 +126,8 @@ def _delete(
 ) -> None:
     """Delete an artifact; the events that mention it stay."""
     caller.confirm(f"The artifact {artifact} will be deleted.", yes=yes)
-    request = artifact_service_pb2.DeleteArtifactRequest(
-        agent_key=agent, session_key=session, artifact_id=artifact
-    )
-    caller.connection.call(caller.connection.artifacts.DeleteArtifact, request)
+    caller.hansard.session(agent, session).artifacts.delete(artifact)
     caller.say(f"Deleted: {artifact}")
-
-
-def _find(caller: Caller, agent: str, session: str, artifact: str) -> artifact_pb2.Artifact:
-    request = artifact_service_pb2.GetArtifactRequest(
-        agent_key=agent, session_key=session, artifact_id=artifact
-    )
-    return caller.connection.call(caller.connection.artifacts.GetArtifact, request)
 
 
 def _own_name(artifact: artifact_pb2.Artifact) -> str:
@@ -158,7 +137,7 @@ def _own_name(artifact: artifact_pb2.Artifact) -> str:
 
 
 @contextmanager
-def _progress(caller: Caller, what: str, total: int) -> Iterator[files.Progress]:
+def _progress(caller: Caller, what: str, total: int) -> Iterator[Progress]:
     """Show a bar where somebody looks at it."""
     if not caller.err.is_terminal:
         yield lambda _: None
@@ -170,7 +149,7 @@ def _progress(caller: Caller, what: str, total: int) -> Iterator[files.Progress]
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=caller.err, transient=True) as bar:
+    with Bar(*columns, console=caller.err, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -9,29 +9,16 @@ from typing import Annotated
 
 import typer
 
-from hansard.v1 import (
-    agent_service_pb2,
-    event_pb2,
-    event_service_pb2,
-    paging_pb2,
-    session_service_pb2,
-    turn_pb2,
-    turn_service_pb2,
-)
-from hansard_client.commands.common import EXIT_INTERRUPTED, AgentKey, Caller
-from hansard_client.connection import Connection, new_request_id
-from hansard_client.errors import Mistake
-from hansard_client.rendering import Teller
-from hansard_client.text import as_utf8, one_line, plain
-from hansard_client.turns import Item, Stopped, follow, send
+from hansard.v1 import turn_pb2
+from hansard_client.client import Hansard
+from hansard_client.commands.common import EXIT_INTERRUPTED, AgentKey, Caller, Mistake
+from hansard_client.commands.rendering import Teller
+from hansard_client.commands.text import as_utf8, one_line, plain
+from hansard_client.items import RequiresAction, TurnEnd, TurnItem
+from hansard_client.methods import TurnStream
 
 PROMPT = "you> "
 _NAME_MAX_CHARACTERS = 60
-_UNFINISHED = (
-    turn_pb2.TURN_STATUS_QUEUED,
-    turn_pb2.TURN_STATUS_RUNNING,
-    turn_pb2.TURN_STATUS_REQUIRES_ACTION,
-)
 
 
 def chat(
@@ -53,7 +40,7 @@ class Conversation:
 
     def __init__(self, caller: Caller, agent_key: str, session_key: str, name: str) -> None:
         self._caller = caller
-        self._connection = caller.connection
+        self._hansard = caller.hansard
         self._agent_key = agent_key
         self._session_key = session_key
         self._name = name
@@ -61,10 +48,7 @@ class Conversation:
 
     def run(self, inputs: Iterator[str]) -> None:
         """Send the inputs one after the other; exit with 1 when a turn failed and nobody saw it."""
-        self._connection.call(
-            self._connection.agents.GetAgent,
-            agent_service_pb2.GetAgentRequest(agent_key=self._agent_key),
-        )
+        self._hansard.agents.get(self._agent_key)
         if self._session_key:
             with self._politely():
                 self._catch_up()
@@ -77,48 +61,32 @@ class Conversation:
             raise typer.Exit(1)
 
     def _create(self, first_input: str) -> None:
-        session = create_session(self._connection, self._agent_key, self._name or first_input)
+        session = create_session(self._hansard, self._agent_key, self._name or first_input)
         self._session_key = session
         self._caller.say(f"New session: {session}")
 
     def _send(self, text: str) -> None:
-        request = message_request(self._agent_key, self._session_key, text)
-        self._tell(send(self._connection, request), Teller(self._caller.out))
+        session = self._hansard.session(self._agent_key, self._session_key)
+        self._tell(session.stream(text), Teller(self._caller.out))
 
     def _catch_up(self) -> None:
         """Tell the last turn, and what is still going on, to who comes back."""
-        session = self._connection.call(
-            self._connection.sessions.GetSession,
-            session_service_pb2.GetSessionRequest(
-                agent_key=self._agent_key, session_key=self._session_key
-            ),
-        )
+        session = self._hansard.sessions.get(self._agent_key, self._session_key)
         self._caller.say(
             f"Session {session.key}: {one_line(session.name, _NAME_MAX_CHARACTERS)} "
             f"({session.last_sequence} events)"
         )
-        for turn in self._turns_to_tell():
-            self._tell(follow(self._connection, turn), Teller(self._caller.out, inputs=True))
+        turns = self._hansard.session(session).turns
+        unfinished = list(turns.list(statuses=("QUEUED", "RUNNING", "REQUIRES_ACTION")))
+        for turn in unfinished or list(turns.list(newest_first=True, limit=1)):
+            self._tell(turns.follow(turn.id), Teller(self._caller.out, inputs=True))
         self._failed = False
 
-    def _turns_to_tell(self) -> list[turn_pb2.Turn]:
-        request = turn_service_pb2.ListTurnsRequest(
-            agent_key=self._agent_key, session_key=self._session_key, statuses=_UNFINISHED
-        )
-        list_turns = self._connection.turns.ListTurns
-        unfinished = list(self._connection.call(list_turns, request).turns)
-        if unfinished:
-            return unfinished
-        del request.statuses[:]
-        request.page_size = 1
-        request.order = paging_pb2.SORT_ORDER_DESCENDING
-        return list(self._connection.call(list_turns, request).turns)
-
-    def _tell(self, items: Iterator[Item], teller: Teller) -> None:
+    def _tell(self, items: TurnStream[TurnItem], teller: Teller) -> None:
         try:
             for item in items:
                 teller.tell(item)
-                if isinstance(item, Stopped):
+                if isinstance(item, TurnEnd | RequiresAction):
                     self._failed |= item.turn.status == turn_pb2.TURN_STATUS_FAILED
         finally:
             teller.end_line()
@@ -136,27 +104,10 @@ class Conversation:
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def create_session(connection: Connection, agent_key: str, name: str) -> str:
-    """Return the key of a new session. Raises grpc.RpcError."""
-    request = session_service_pb2.CreateSessionRequest(
-        agent_key=agent_key,
-        name=one_line(name, _NAME_MAX_CHARACTERS) or "Conversation",
-        request_id=new_request_id(),
-    )
-    return connection.call(connection.sessions.CreateSession, request).key
-
-
-def message_request(
-    agent_key: str, session_key: str, text: str
-) -> event_service_pb2.SendEventRequest:
-    """Return the request that says the text to the agent, and can be repeated safely."""
-    part = event_pb2.MessagePart(text=event_pb2.TextPart(content=text))
-    return event_service_pb2.SendEventRequest(
-        agent_key=agent_key,
-        session_key=session_key,
-        request_id=new_request_id(),
-        input_message=event_pb2.InputMessage(messages=[part]),
-    )
+def create_session(hansard: Hansard, agent_key: str, name: str) -> str:
+    """Return the key of a new session. Raises HansardError."""
+    name = one_line(name, _NAME_MAX_CHARACTERS) or "Conversation"
+    return hansard.sessions.create(agent_key, name=name).key
 
 
 def _inputs(caller: Caller, once: str | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What all commands share: --target, --timeout, --json, and one clear line when something fails."""
+"""What all commands share: where the server is, --json, and one clear line when something fails."""
 
 from __future__ import annotations
 
@@ -6,30 +6,77 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
-import grpc
 import typer
-from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from rich.console import Console
 
-from hansard_client.connection import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection
-from hansard_client.errors import Mistake, describe
-from hansard_client.rendering import Column, make_console, print_json, print_table
-from hansard_client.text import one_line
+from hansard_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Tls
+from hansard_client.client import Hansard
+from hansard_client.commands.rendering import Column, make_console, print_json, print_table
+from hansard_client.commands.text import one_line
+from hansard_client.errors import DeadlineExceeded, HansardError, Unreachable
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+_LINE_MAX_CHARACTERS = 1_000
+_PANEL = "Connection"
+
 Target = Annotated[
-    str, typer.Option(help="The server.", envvar="HANSARD_TARGET", metavar="HOST:PORT")
+    str,
+    typer.Option(
+        help="The server; several with commas between.",
+        envvar="HANSARD_TARGET",
+        metavar="HOST:PORT",
+        rich_help_panel=_PANEL,
+    ),
 ]
 Timeout = Annotated[
     float,
-    typer.Option(help="Seconds to wait for an answer, or for a server to return.", min=0.1),
+    typer.Option(
+        help="Seconds to wait for an answer, or for a server to return.",
+        min=0.1,
+        rich_help_panel=_PANEL,
+    ),
+]
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        help="The API key. Others on this machine may see what is typed: better set the variable.",
+        envvar="HANSARD_API_KEY",
+        show_default=False,
+        rich_help_panel=_PANEL,
+    ),
+]
+UseTls = Annotated[
+    bool, typer.Option("--tls", help="Encrypt the connection.", rich_help_panel=_PANEL)
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of those whom to believe; implies --tls.",
+        envvar="HANSARD_TLS_CA",
+        rich_help_panel=_PANEL,
+    ),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of one's own certificate; goes with --tls-key.",
+        envvar="HANSARD_TLS_CERT",
+        rich_help_panel=_PANEL,
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of its private key.", envvar="HANSARD_TLS_KEY", rich_help_panel=_PANEL
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line, instead of a table.")]
 AgentKey = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's key.")]
@@ -38,21 +85,23 @@ Limit = Annotated[int, typer.Option(help="How many at most; 0: all.", min=0)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 LIMIT_DEFAULT = 100
 
-AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+class Mistake(Exception):  # noqa: N818 - mostly not the program's
+    """Something that the person who called has to know: one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a command works with: the connection, where it prints, and how.
+    """What a command works with: the client, where it prints, and how.
 
     Attributes:
-        connection: to the server.
+        hansard: the client.
         out: stdout.
         err: stderr.
         as_json: whether it prints for programs.
     """
 
-    connection: Connection
+    hansard: Hansard
     out: Console
     err: Console
     as_json: bool
@@ -94,15 +143,15 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        def run(*, target: str, timeout: float, as_json: bool = False, **given: Any) -> None:
+        def run(*, as_json: bool = False, **given: Any) -> None:
             err = make_console(sys.stderr)
+            names = _COMMON_NAMES & given.keys()
+            common = {name: given.pop(name) for name in names}
             try:
-                with Connection(target, timeout_s=timeout) as connection:
-                    function(Caller(connection, make_console(), err, as_json), **given)
-            except grpc.RpcError as error:
-                _fail(err, describe(error, target))
-            except grpc.FutureCancelledError:
-                _fail(err, "the call was cancelled")
+                with _connect(**common) as hansard:
+                    function(Caller(hansard, make_console(), err, as_json), **given)
+            except HansardError as error:
+                _fail(err, describe(error))
             except Mistake as error:
                 _fail(err, str(error))
             except BrokenPipeError:
@@ -127,9 +176,11 @@ def _sign(run: Callable[..., None], function: Callable[..., None], *, json: bool
     first, *own = inspect.signature(function).parameters.values()
     keyword = inspect.Parameter.KEYWORD_ONLY
     common = [
-        inspect.Parameter("target", keyword, default=DEFAULT_TARGET, annotation=Target),
-        inspect.Parameter("timeout", keyword, default=DEFAULT_TIMEOUT_S, annotation=Timeout),
         *([inspect.Parameter("as_json", keyword, default=False, annotation=Json)] if json else []),
+        *(
+            inspect.Parameter(name, keyword, default=default, annotation=annotation)
+            for name, default, annotation in _COMMON
+        ),
     ]
     parameters = [p.replace(annotation=hints[p.name], kind=keyword) for p in own] + common
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # read by typer
@@ -137,12 +188,56 @@ def _sign(run: Callable[..., None], function: Callable[..., None], *, json: bool
     del first
 
 
-def parse(message: AnyMessage, fields: Mapping[str, Any], what: str) -> AnyMessage:
-    """Return the message filled from JSON with the contract's field names. Raises Mistake."""
+_COMMON: tuple[tuple[str, Any, Any], ...] = (
+    ("target", DEFAULT_TARGET, Target),
+    ("timeout", DEFAULT_TIMEOUT_S, Timeout),
+    ("api_key", "", ApiKey),
+    ("tls", False, UseTls),
+    ("tls_ca", None, TlsCa),
+    ("tls_cert", None, TlsCert),
+    ("tls_key", None, TlsKey),
+)
+_COMMON_NAMES = frozenset(name for name, _, _ in _COMMON)
+
+
+def _connect(
+    *,
+    target: str,
+    timeout: float,
+    api_key: str,
+    tls: bool,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> Hansard:
+    """Return the client. Raises Mistake, OSError."""
+    files = Tls(
+        root_certificates=tls_ca.read_bytes() if tls_ca else None,
+        certificate_chain=tls_cert.read_bytes() if tls_cert else None,
+        private_key=tls_key.read_bytes() if tls_key else None,
+    )
     try:
-        return ParseDict(dict(fields), message)
-    except (ParseError, ValueError, TypeError, RecursionError) as error:
-        raise Mistake(f"{what}: {error}") from None
+        return Hansard(
+            target,
+            api_key=api_key,
+            tls=files if tls or tls_ca or tls_cert else False,
+            timeout_s=timeout,
+            patience_s=timeout,
+            # Who types a command hears at once that there is no server.
+            first_contact_s=0,
+        )
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+
+
+def describe(error: HansardError) -> str:
+    """Return what the failed call tells, in one line."""
+    words = str(error)
+    if isinstance(error, Unreachable):
+        words = f"{error.message} (`hansard serve` starts one)"
+    elif isinstance(error, DeadlineExceeded):
+        words = f"{error.address or 'the server'} did not answer in time (--timeout)"
+    return one_line(words, _LINE_MAX_CHARACTERS)
 
 
 def _fail(err: Console, words: str) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hansard.v1 import event_pb2, event_service_pb2, paging_pb2
+from hansard.v1 import event_pb2
 from hansard_client.commands.common import (
     LIMIT_DEFAULT,
     AgentKey,
@@ -15,10 +15,9 @@ from hansard_client.commands.common import (
     SessionKey,
     command,
 )
-from hansard_client.paging import all_pages
-from hansard_client.rendering import Column, content_of, kind_of, moment, print_json
-from hansard_client.text import one_line
-from hansard_client.turns import watch
+from hansard_client.commands.rendering import Column, content_of, kind_of, moment, print_json
+from hansard_client.commands.text import one_line
+from hansard_client.items import CaughtUp, Changed
 
 app = typer.Typer(help="Events: the record of a session.", no_args_is_help=True)
 
@@ -55,19 +54,13 @@ def _list(
     limit: Limit = LIMIT_DEFAULT,
 ) -> None:
     """List the events of a session, hidden ones and tombstones too."""
-    request = event_service_pb2.ListEventsRequest(
-        agent_key=agent,
-        session_key=session,
+    events = caller.hansard.session(agent, session).events.list(
         types=kind or (),
         turn_id=turn,
         after_sequence=after,
         include_hidden=True,
-    )
-    if newest_first:
-        request.order = paging_pb2.SORT_ORDER_DESCENDING
-    connection = caller.connection
-    events = all_pages(
-        lambda page: connection.call(connection.events.ListEvents, page), request, "events", limit
+        newest_first=newest_first,
+        limit=limit or None,
     )
     caller.show(EVENT_COLUMNS, events, limit=limit)
 
@@ -81,21 +74,19 @@ def _watch(
     limit: Annotated[int, typer.Option(help="End after so many; 0: go on.", min=0)] = 0,
 ) -> None:
     """Follow the events of a session as they happen, the stored ones first, until Ctrl-C."""
-    request = event_service_pb2.WatchEventsRequest(
-        agent_key=agent, session_key=session, after_sequence=after
-    )
     count = 0
-    for answer in watch(caller.connection, request):
-        item = answer.WhichOneof("item")
-        if item == "caught_up" and not caller.as_json:
+    items = caller.hansard.session(agent, session).watch_all(after_sequence=after, deltas=False)
+    for item in items:
+        if isinstance(item, CaughtUp) and not caller.as_json:
             caller.say("(that is all so far; what happens from now on follows, until Ctrl-C)")
-        if item not in {"event", "changed"}:
+        changed = isinstance(item, Changed)
+        event = item.event if isinstance(item, Changed) else item
+        if not isinstance(event, event_pb2.Event):
             continue
-        event = answer.changed.event if item == "changed" else answer.event
         if caller.as_json:
             print_json(caller.out, event)
         else:
-            mark = "changed " if item == "changed" else ""
+            mark = "changed " if changed else ""
             line = f"{event.sequence:>5}  {moment(event.created_at)[11:]}  {mark}{kind_of(event)}  "
             line += one_line(content_of(event), _LINE_CHARACTERS)
             caller.out.print(one_line(line), soft_wrap=True)

@@ -7,21 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from hansard.v1 import session_pb2, session_service_pb2
+from hansard.v1 import session_pb2
 from hansard_client.commands.common import (
     LIMIT_DEFAULT,
     AgentKey,
     Caller,
     Limit,
+    Mistake,
     SessionKey,
     Yes,
     command,
-    parse,
 )
-from hansard_client.connection import new_request_id
-from hansard_client.errors import Mistake
-from hansard_client.paging import all_pages
-from hansard_client.rendering import Column, moment
+from hansard_client.commands.rendering import Column, moment
 
 app = typer.Typer(help="Sessions: conversations with an agent.", no_args_is_help=True)
 
@@ -49,21 +46,13 @@ def _list(
     limit: Limit = LIMIT_DEFAULT,
 ) -> None:
     """List the sessions of an agent, the newest first."""
-    request = session_service_pb2.ListSessionsRequest(agent_key=agent, filter=filter)
-    connection = caller.connection
-    sessions = all_pages(
-        lambda page: connection.call(connection.sessions.ListSessions, page),
-        request,
-        "sessions",
-        limit,
-    )
+    sessions = caller.hansard.sessions.list(agent, filter=filter, limit=limit or None)
     caller.show(_COLUMNS, sessions, limit=limit)
 
 
 def _get(caller: Caller, agent: AgentKey, session: SessionKey) -> None:
     """Show a session."""
-    request = session_service_pb2.GetSessionRequest(agent_key=agent, session_key=session)
-    caller.show_one(caller.connection.call(caller.connection.sessions.GetSession, request))
+    caller.show_one(caller.hansard.sessions.get(agent, session))
 
 
 def _create(
@@ -79,26 +68,24 @@ def _create(
     ] = 0,
 ) -> None:
     """Create a session."""
-    fields: dict[str, Any] = {
-        "agent_key": agent,
-        "name": name,
-        "key": key,
-        "description": description,
-        "tti_minutes": tti_minutes,
-        "request_id": new_request_id(),
-    }
-    if metadata:
-        fields["metadata"] = _object(metadata)
-    request = parse(session_service_pb2.CreateSessionRequest(), fields, "session")
-    made = caller.connection.call(caller.connection.sessions.CreateSession, request)
+    try:
+        made = caller.hansard.sessions.create(
+            agent,
+            name=name,
+            key=key,
+            description=description,
+            metadata=_object(metadata) if metadata else None,
+            tti_minutes=tti_minutes,
+        )
+    except ValueError as error:
+        raise Mistake(f"session: {error}") from None
     caller.show(_COLUMNS, [made])
 
 
 def _delete(caller: Caller, agent: AgentKey, session: SessionKey, *, yes: Yes = False) -> None:
     """Delete a session with its events and artifacts."""
     caller.confirm(f"The session {session} and all that it holds will be deleted.", yes=yes)
-    request = session_service_pb2.DeleteSessionRequest(agent_key=agent, session_key=session)
-    caller.connection.call(caller.connection.sessions.DeleteSession, request)
+    caller.hansard.sessions.delete(agent, session)
     caller.say(f"Deleted: {session}")
 
 

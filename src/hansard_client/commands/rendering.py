@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hansard.v1 import event_pb2, turn_pb2
-from hansard_client.text import json_safe, one_line, plain
-from hansard_client.turns import Broken, Dropped, Item, Piece, Stopped, Stored, Waiting
+from hansard_client.commands.text import json_safe, one_line, plain
+from hansard_client.items import Delta, Queued, RequiresAction, TurnEnd, TurnItem, Void
 
 # Where nobody looks at it, the text is for programs: nothing is cut for want of columns.
 _WIDTH_OF_FILES = 200
@@ -155,22 +155,20 @@ class Teller:
         self._at_start = True
         self._width = min(console.width, _WIDTH_OF_FILES) if console.is_terminal else 160
 
-    def tell(self, item: Item) -> None:
+    def tell(self, item: TurnItem) -> None:
         """Print what happened."""
         match item:
-            case Piece(event_id, field, text):
-                self._piece(event_id, field, text)
-            case Dropped():
+            case Delta(event_id=event_id, kind=kind, text=text):
+                self._piece(event_id, kind, text)
+            case Void():
                 self.line(
                     "(the text above was cut off by a restart and is not on record)", "yellow"
                 )
-            case Stored(event):
-                self._event(event)
-            case Waiting(position):
+            case event_pb2.Event():
+                self._event(item)
+            case Queued(position):
                 self.line(f"(waiting: number {position} in the queue)", "dim")
-            case Broken():
-                pass
-            case Stopped(turn):
+            case TurnEnd(turn) | RequiresAction(turn):
                 self._stopped(turn)
 
     def line(self, text: str, style: str = "") -> None:
