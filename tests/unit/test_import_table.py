@@ -95,7 +95,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     # Clients of the contract, and of nothing else.
     "hansard_client": ("MESSAGES", "GRPC"),
     "hansard_client.commands": ("MESSAGES", "hansard_client", "rich", "typer"),
-    "hansard_gateway": ("MESSAGES", "GRPC", "starlette", "uvicorn"),
+    "hansard_gateway": ("MESSAGES", "GRPC", "python_multipart", "starlette", "uvicorn", "uvloop"),
 }
 
 

@@ -1,0 +1,164 @@
+"""Serving as a process does: HTTP by uvicorn, until a signal comes or whoever started it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from asyncio import TimerHandle
+from typing import Any, Final
+
+import grpc
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hansard_gateway.app import create_app
+from hansard_gateway.settings import KIB, Options
+from hansard_gateway.upstream import Stopping, open_channel
+
+_log = logging.getLogger("hansard.gateway")
+
+_HEADERS_MAX_BYTES: Final = 64 * KIB
+_HEADERS_TIMEOUT_S: Final = 20.0
+_STALLED_MS: Final = 120_000
+"""A client that takes nothing of what is sent for so long is cut off."""
+_CUT_SHARE: Final = 0.8
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with bounds for headers: neither endless nor at leisure."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request's headers."""
+        super().connection_made(transport)
+        self._header_bytes = 0
+        self._header_timer: TimerHandle | None = None
+        self._wait_for_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of headers are counted."""
+        if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for_headers()
+        in_headers = self._header_timer is not None
+        super().data_received(data)
+        if in_headers and self._header_timer is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > _HEADERS_MAX_BYTES:
+                self.send_400_response("The headers are too large.")
+
+    def on_headers_complete(self) -> None:
+        """Stop waiting for headers."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_headers(self) -> None:
+        self._header_bytes = 0
+        self._header_timer = self.loop.call_later(_HEADERS_TIMEOUT_S, self._too_slow)
+
+    def _stop_waiting(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _too_slow(self) -> None:
+        self._header_timer = None
+        self.transport.abort()
+
+
+class Gateway:
+    """A gateway that serves in this process, on a socket that is bound."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        target: str,
+        options: Options,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        """Serve on the listener, which is closed at the end, for the server at the target.
+
+        `certificate`: files with a certificate and its key, for HTTPS.
+        """
+        self._listener = listener
+        self._stopping = Stopping()
+        self._options = options
+        self._target = target
+        self._credentials = credentials
+        self._certificate = certificate
+        self._server: uvicorn.Server | None = None
+
+    async def run(self) -> None:
+        """Serve until `stop` is called and all have been answered, or the deadline is over."""
+        certificate, key = self._certificate or (None, None)
+        async with open_channel(self._target, self._credentials) as channel:
+            config = uvicorn.Config(
+                create_app(channel, self._options, self._stopping),
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+                limit_concurrency=self._options.connections_max,
+                timeout_graceful_shutdown=max(
+                    1, int(self._options.drain_deadline_s * _CUT_SHARE)
+                ),
+            )
+            self._server = _Server(config)
+            if self._stopping.begun:
+                self._server.should_exit = True
+            await self._server.serve([self._listener])
+
+    def stop(self) -> None:
+        """Begin to stop: streams end with the place to resume from."""
+        self._stopping.begin()
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its hold on signals: whoever starts it has one."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._serve(sockets)
+
+
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """Return a socket that is bound and listens. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Those that it accepts inherit it.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_MS)
+        listener.bind((host, port))
+        listener.listen(2_048)
+        listener.setblocking(False)  # noqa: FBT003 - it takes no keyword
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+async def serve_until(gateway: Gateway, ended: asyncio.Event) -> None:
+    """Serve until the event is set, then stop."""
+    running = asyncio.create_task(gateway.run())
+    waiting = asyncio.create_task(ended.wait())
+    await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    gateway.stop()
+    waiting.cancel()
+    await running

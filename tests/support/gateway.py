@@ -1,0 +1,82 @@
+"""The HTTP door in front of a server of this process, on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from hansard_gateway.serving import Gateway, listen
+from hansard_gateway.settings import Options
+from tests.support.server import Running
+
+
+@dataclass(frozen=True)
+class Door:
+    """A gateway, an HTTP client for it, and the server behind it."""
+
+    gateway: Gateway
+    url: str
+    http: httpx.AsyncClient
+    server: Running
+    port: int
+
+
+@asynccontextmanager
+async def open_door(server: Running, options: Options | None = None) -> AsyncIterator[Door]:
+    """Give a gateway that serves in this process until the context ends."""
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    gateway = Gateway(listener, server.server.address, options or Options(drain_deadline_s=2))
+    running = asyncio.create_task(gateway.run())
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            yield Door(gateway, url, http, server, port)
+    finally:
+        gateway.stop()
+        await running
+
+
+@dataclass
+class Frame:
+    """A server-sent event."""
+
+    data: dict[str, Any]
+    id: str = ""
+
+
+@dataclass
+class Frames:
+    """What an answer of server-sent events held, and the lines that clients skip."""
+
+    frames: list[Frame] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+
+    @property
+    def types(self) -> list[str]:
+        """The types of all frames."""
+        return [frame.data["type"] for frame in self.frames]
+
+
+def parse_frames(text: str) -> Frames:
+    """Return the frames of a whole answer; each must end with an empty line."""
+    found = Frames()
+    assert text.isascii()
+    assert text.endswith("\n\n")
+    for block in text.split("\n\n")[:-1]:
+        event_id, data = "", []
+        for line in block.split("\n"):
+            if line.startswith(":"):
+                found.comments.append(line)
+            elif line.startswith("id: "):
+                event_id = line[4:]
+            elif line.startswith("data: "):
+                data.append(line[6:])
+        found.frames.append(Frame(json.loads("\n".join(data)), event_id))
+    return found
