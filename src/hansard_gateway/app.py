@@ -225,7 +225,7 @@ class Front:
         origin = headers.get(b"origin", b"").decode("latin-1")
         host = headers.get(b"host", b"").decode("latin-1")
         # A page of another site could send forms to a server on its reader's machine.
-        if origin and origin not in self._origins and "*" not in self._origins:
-            if origin.partition("://")[2] != host:
-                return HttpError("forbidden", ["the origin of the page is not allowed"])
-        return None
+        own = not origin or origin.partition("://")[2] == host
+        if own or origin in self._origins or "*" in self._origins:
+            return None
+        return HttpError("forbidden", ["the origin of the page is not allowed"])

@@ -59,9 +59,7 @@ class Calls:
         body = await bodies.read(request, self._upstream.options)
         return read_object(body) if body.strip() else {}
 
-    async def _unchanged(
-        self, binding: Binding, request: Request, metadata: Metadata
-    ) -> Response:
+    async def _unchanged(self, binding: Binding, request: Request, metadata: Metadata) -> Response:
         """Return the resource as it is: nothing was to be changed."""
         found = getter(binding)
         if found is None:
@@ -74,9 +72,7 @@ class Calls:
         while True:
             page = await self._upstream.call(binding.rpc, message, metadata)
             field = next(each for each in page.DESCRIPTOR.fields if each.is_repeated)
-            shown = [
-                to_json(item) for item in getattr(page, field.name) if not _is_tombstone(item)
-            ]
+            shown = [to_json(item) for item in getattr(page, field.name) if not _is_tombstone(item)]
             if shown or not page.next_page_token:
                 break
             message.page_token = page.next_page_token

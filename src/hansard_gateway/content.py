@@ -43,9 +43,7 @@ class Content:
     async def __call__(self, binding: Binding, request: Request) -> Response | Bytes:
         """Return the bytes. Raises HttpError, grpc.aio.AioRpcError."""
         metadata = metadata_of(request)
-        artifact = await self._upstream.call(
-            self._get.rpc, build(self._get, request, {}), metadata
-        )
+        artifact = await self._upstream.call(self._get.rpc, build(self._get, request, {}), metadata)
         etag = f'"{artifact.checksum_sha256}"'
         headers = {
             "accept-ranges": "bytes",
@@ -104,7 +102,7 @@ class Bytes:
                 raise from_grpc(broken.cause, self._message.DESCRIPTOR) from None
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send everything. A download that breaks ends the connection: it is short of its length."""
+        """Send everything. A download that breaks ends the connection, short of its length."""
         headers = [(k.encode(), v.encode("latin-1")) for k, v in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if self._stream is not None:
@@ -176,5 +174,3 @@ def _range(wanted: str, size: int) -> tuple[int, int]:
             headers={"content-range": f"bytes */{size}"},
         )
     return begin, end
-
-

@@ -111,9 +111,10 @@ def _rpcs() -> Iterator[tuple[Rpc, MethodOptions]]:
 
 
 def _bindings_of(rpc: Rpc, options: MethodOptions) -> Iterator[Binding]:
-    if not options.HasExtension(annotations_pb2.http):
+    http: Any = annotations_pb2.http
+    if not options.HasExtension(http):
         return
-    rule = options.Extensions[annotations_pb2.http]
+    rule: http_pb2.HttpRule = options.Extensions[http]
     for each in (rule, *rule.additional_bindings):
         yield _binding(rpc, each)
 

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: status and body, from the statuses of gRPC and from what is found here."""
+"""Errors as HTTP answers, from the statuses of gRPC and from what is found wrong here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STATUSES: Final = _statuses()
 
 
 @dataclass(slots=True)
-class HttpError(Exception):  # noqa: N818 - reads as what it is
+class HttpError(Exception):
     """An answer that is an error.
 
     Attributes:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from json.decoder import scanstring
+from json import decoder
 from typing import Any, Final, NoReturn
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+# Documented nowhere, and there since Python 2.6: it is how the decoder reads strings.
+_scan_string: Final = decoder.scanstring  # type: ignore[attr-defined]
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 _LINE_ENDS: Final = re.compile(r"[\r\n]+")
 
@@ -121,7 +123,7 @@ def _members(text: str, start: int) -> Iterator[tuple[str, Member]]:
     """Yield the members of the object at `start`, which has been scanned before."""
     place = _skip(text, start + 1)
     while text[place] == '"':
-        key, place = scanstring(text, place + 1, True)  # noqa: FBT003 - it takes no keywords
+        key, place = _scan_string(text, place + 1, True)  # noqa: FBT003 - it takes no keywords
         member = _scan(text, _skip(text, _skip(text, place) + 1))
         yield key, member
         place = _skip(text, member.end)

@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 
 from hansard_gateway.json_text import to_line
 from hansard_gateway.naming import (
@@ -89,31 +90,17 @@ def _plain_writer(descriptor: Any) -> WriteMembers:
 
 
 def _field_writer(field: Any) -> WriteMembers:
-    name, head = field.name, f'"{json_name(field)}":'
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        value = _value_writer(field.message_type.fields_by_name["value"])
-
-        def write_map(message: Any, members: list[str]) -> None:
-            entries = getattr(message, name).items()
-            shown = ",".join(f"{quote(str(k))}:{value(v)}" for k, v in sorted(entries))
-            members.append(f"{head}{{{shown}}}")
-
-        return write_map
-    value = _value_writer(field)
+        return _map_writer(field)
     if field.is_repeated:
-
-        def write_list(message: Any, members: list[str]) -> None:
-            members.append(f"{head}[{','.join(map(value, getattr(message, name)))}]")
-
-        return write_list
-    if field.has_presence:
-        always = field.full_name in ALWAYS_SHOWN
-        if field.message_type is not None:
-            # Clients of the documented API require it on artifacts.
-            always = always or field.name == "metadata"
+        return _list_writer(field)
+    name, head, value = field.name, f'"{json_name(field)}":', _value_writer(field)
+    # Clients of the documented API require metadata on artifacts.
+    always = field.full_name in ALWAYS_SHOWN or field.name == "metadata"
+    if field.has_presence and not always:
 
         def write_present(message: Any, members: list[str]) -> None:
-            if always or message.HasField(name):
+            if message.HasField(name):
                 members.append(head + value(getattr(message, name)))
 
         return write_present
@@ -131,6 +118,26 @@ def _field_writer(field: Any) -> WriteMembers:
     return write_value
 
 
+def _list_writer(field: Any) -> WriteMembers:
+    name, head, value = field.name, f'"{json_name(field)}":', _value_writer(field)
+
+    def write_list(message: Any, members: list[str]) -> None:
+        members.append(f"{head}[{','.join(map(value, getattr(message, name)))}]")
+
+    return write_list
+
+
+def _map_writer(field: Any) -> WriteMembers:
+    name, head = field.name, f'"{json_name(field)}":'
+    value = _value_writer(field.message_type.fields_by_name["value"])
+
+    def write_map(message: Any, members: list[str]) -> None:
+        entries = sorted(getattr(message, name).items())
+        members.append(f"{head}{{{','.join(f'{quote(str(k))}:{value(v)}' for k, v in entries)}}}")
+
+    return write_map
+
+
 def _value_writer(field: Any) -> Write:
     if field.message_type is not None:
         return _message_writer(field)
@@ -139,13 +146,14 @@ def _value_writer(field: Any) -> Write:
         return lambda number: quote(names[number]) if number in names else str(number)
     if is_raw(field):
         return _object if field.full_name in _OBJECTS else _raw
-    if field.type == field.TYPE_BOOL:
-        return lambda value: "true" if value else "false"
-    if field.type == field.TYPE_BYTES:
-        return lambda value: quote(base64.b64encode(value).decode())
-    if field.type in {field.TYPE_DOUBLE, field.TYPE_FLOAT}:
-        return _number
-    return quote if field.type == field.TYPE_STRING else str
+    writers: dict[int, Write] = {
+        field.TYPE_BOOL: lambda value: "true" if value else "false",
+        field.TYPE_BYTES: lambda value: quote(base64.b64encode(value).decode()),
+        field.TYPE_DOUBLE: _number,
+        field.TYPE_FLOAT: _number,
+        field.TYPE_STRING: quote,
+    }
+    return writers.get(field.type, str)
 
 
 def _message_writer(field: Any) -> Write:
@@ -200,6 +208,14 @@ def _free(value: Value) -> str:
     return _FREE[kind](getattr(value, kind)) if kind is not None else "null"
 
 
+def _status(value: Any) -> str:
+    info = error_details_pb2.ErrorInfo()
+    for detail in value.details:
+        detail.Unpack(info)
+    reason = info.reason.lower() or "agent_processing_failed"
+    return f'{{"code":{quote(reason)},"messages":[{quote(value.message)}]}}'
+
+
 _FREE: Final[dict[str, Write]] = {
     "null_value": lambda _value: "null",
     "number_value": _number,
@@ -216,18 +232,8 @@ _KNOWN: Final[dict[str, Write]] = {
     Duration.DESCRIPTOR.full_name: lambda value: quote(value.ToJsonString()),
     "google.protobuf.FieldMask": lambda value: quote(value.ToJsonString()),
     # The details of a status are for programs that speak gRPC.
-    "google.rpc.Status": lambda value: _status(value),
+    "google.rpc.Status": _status,
 }
-
-
-def _status(value: Any) -> str:
-    from google.rpc import error_details_pb2  # noqa: PLC0415 - rare
-
-    info = error_details_pb2.ErrorInfo()
-    for detail in value.details:
-        detail.Unpack(info)
-    reason = info.reason.lower() or "agent_processing_failed"
-    return f'{{"code":{quote(reason)},"messages":[{quote(value.message)}]}}'
 
 
 def _message_part(descriptor: Any) -> WriteMembers:

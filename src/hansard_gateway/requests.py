@@ -89,9 +89,7 @@ def set_request_id(message: Any, request: Request) -> None:
     message.request_id = key or message.request_id or new_request_id()
 
 
-def set_mask(
-    binding: Binding, message: Any, method: str, members: Mapping[str, Member]
-) -> bool:
+def set_mask(binding: Binding, message: Any, method: str, members: Mapping[str, Member]) -> bool:
     """Set what an update changes; False when the body names nothing to change.
 
     PATCH changes what stands in the body, PUT replaces everything that callers set.

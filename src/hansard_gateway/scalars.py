@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hansard_gateway.errors import HttpError, invalid
+from hansard_gateway.errors import invalid
 from hansard_gateway.json_text import Digits
 from hansard_gateway.naming import enum_names, in_milliseconds
 
@@ -167,12 +167,13 @@ def _to_bytes(_field: Any, value: Any, path: str) -> bytes:
 
 def _fill_timestamp(message: Timestamp, _field: Any, value: Any, path: str) -> None:
     text = to_text(value, path)
+    problem = "must be a time such as 2026-01-31T12:00:00Z"
+    if not _RFC3339.match(text):
+        raise invalid(path, problem)
     try:
-        if not _RFC3339.match(text):
-            raise ValueError(text)
         message.FromJsonString(text.upper())
     except ValueError:
-        raise invalid(path, "must be a time such as 2026-01-31T12:00:00Z") from None
+        raise invalid(path, problem) from None
 
 
 def _fill_duration(message: Duration, field: Any, value: Any, path: str) -> None:
@@ -181,13 +182,14 @@ def _fill_duration(message: Duration, field: Any, value: Any, path: str) -> None
         message.SetInParent()
         return
     text = to_text(value, path)
+    problem = "must be a duration such as 1.5s"
+    if not _DURATION.match(text):
+        raise invalid(path, problem)
     try:
-        if not _DURATION.match(text):
-            raise ValueError(text)
         message.FromJsonString(text)
-        message.SetInParent()
     except ValueError:
-        raise invalid(path, "must be a duration such as 1.5s") from None
+        raise invalid(path, problem) from None
+    message.SetInParent()
 
 
 def _fill_list(message: ListValue, _field: Any, value: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Serving as a process does: HTTP by uvicorn, until a signal comes or whoever started it is gone."""
+"""Serving HTTP by uvicorn, until it is told to stop and all have been answered."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ _log = logging.getLogger("hansard.gateway")
 
 _HEADERS_MAX_BYTES: Final = 64 * KIB
 _HEADERS_TIMEOUT_S: Final = 20.0
-_STALLED_MS: Final = 120_000
-"""A client that takes nothing of what is sent for so long is cut off."""
 _CUT_SHARE: Final = 0.8
 
 
@@ -37,7 +35,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of headers are counted."""
-        if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
+        cycle: Any = self.cycle
+        if self._header_timer is None and (cycle is None or cycle.response_complete):
             self._wait_for_headers()
         in_headers = self._header_timer is not None
         super().data_received(data)
@@ -111,9 +110,7 @@ class Gateway:
                 ssl_certfile=certificate,
                 ssl_keyfile=key,
                 limit_concurrency=self._options.connections_max,
-                timeout_graceful_shutdown=max(
-                    1, int(self._options.drain_deadline_s * _CUT_SHARE)
-                ),
+                timeout_graceful_shutdown=max(1, int(self._options.drain_deadline_s * _CUT_SHARE)),
             )
             self._server = _Server(config)
             if self._stopping.begun:
@@ -132,26 +129,6 @@ class _Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await self._serve(sockets)
-
-
-def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
-    """Return a socket that is bound and listens. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Those that it accepts inherit it.
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_MS)
-        listener.bind((host, port))
-        listener.listen(2_048)
-        listener.setblocking(False)  # noqa: FBT003 - it takes no keyword
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 async def serve_until(gateway: Gateway, ended: asyncio.Event) -> None:

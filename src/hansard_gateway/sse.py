@@ -82,9 +82,7 @@ class EventStream:
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._sending = False
 
-    async def _accompany(
-        self, main: asyncio.Task[object], receive: Receive, send: Send
-    ) -> None:
+    async def _accompany(self, main: asyncio.Task[object], receive: Receive, send: Send) -> None:
         """Give signs of life while there is no news, and notice when the client goes."""
         while True:
             try:

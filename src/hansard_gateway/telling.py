@@ -1,12 +1,13 @@
-"""A turn in the words of the documented API: texts come as pieces, and end with their event's id."""
+"""A turn in the words of the documented API: texts come in pieces, and end with their event."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Final
 
 from hansard.v1 import event_service_pb2
-from hansard_gateway.json_writer import member, quote, to_json
+from hansard_gateway.json_writer import member, to_json
 
 _NAMES: Final = {
     event_service_pb2.DELTA_KIND_THINKING: "thinking",

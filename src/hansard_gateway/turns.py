@@ -256,15 +256,15 @@ def _error(turn: _Turn, sequence: int) -> str:
     return "{" + ",".join([*shown, member("sequence", max(sequence, turn.sequence))]) + "}"
 
 
-def read_input(
-    binding: Binding, request: Request, members: dict[str, Member]
-) -> tuple[Any, bool]:
+def read_input(binding: Binding, request: Request, members: dict[str, Member]) -> tuple[Any, bool]:
     """Return the request, and whether its turn is streamed. Raises HttpError."""
     given = {name: each for name, each in members.items() if each.value is not None}
     if "since" in given:
         raise invalid("since", "is not supported")
     short = _short_form(given)
-    message = build(binding, request, given, ignored=_OWN_MEMBERS | ({"content"} if short else set()))
+    message = build(
+        binding, request, given, ignored=_OWN_MEMBERS | ({"content"} if short else set())
+    )
     if short:
         message.input_message.messages.add().text.content = short
     if "behavior" in given:

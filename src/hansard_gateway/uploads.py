@@ -172,7 +172,7 @@ class FormTurns:
         streamed = form.fields.get(STREAM, "false").strip().lower()
         if streamed not in {"true", "false"}:
             raise invalid(STREAM, "must be true or false")
-        message = binding.rpc.request()
+        message: Any = binding.rpc.request()
         set_path(binding, message, request)
         set_request_id(message, request)
         text = form.fields.get(_MESSAGE, "")
@@ -198,7 +198,7 @@ class FormTurns:
 
 def start_of(binding: Binding, request: Request) -> Any:
     """Return where the request's files go. Raises HttpError."""
-    message = binding.rpc.request()
+    message: Any = binding.rpc.request()
     set_path(binding, message, request)
     set_request_id(message.start, request)
     return message.start
@@ -218,5 +218,3 @@ def _without_part(error: HttpError) -> HttpError:
         error.field_errors = fields
         error.messages = [f"{path}: {words}" if path else words for path, words in fields.items()]
     return error
-
-

@@ -1,4 +1,4 @@
-"""Calls to the server, through its gRPC port like any client's, with the caller's own credentials."""
+"""Calls to the server: by its gRPC port like any client's, with the caller's credentials."""
 
 from __future__ import annotations
 
@@ -141,9 +141,7 @@ class Upstream:
         patience = self.patience() if safe else None
         while True:
             try:
-                return await method(
-                    request, metadata=metadata, timeout=self.options.call_timeout_s
-                )
+                return await method(request, metadata=metadata, timeout=self.options.call_timeout_s)
             except grpc.aio.AioRpcError as error:
                 if (
                     patience is None
@@ -177,9 +175,7 @@ class Upstream:
             self.stopping.forget(call)
             call.cancel()
 
-    async def upload(
-        self, rpc: Rpc, requests: AsyncIterable[Message], metadata: Metadata
-    ) -> Any:
+    async def upload(self, rpc: Rpc, requests: AsyncIterable[Message], metadata: Metadata) -> Any:
         """Return the answer to a stream of requests. Raises grpc.aio.AioRpcError."""
         call = self._method(rpc, self._channel.stream_unary)(requests, metadata=metadata)
         self.stopping.watch(call)

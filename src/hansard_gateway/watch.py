@@ -71,6 +71,7 @@ class Watches(Streams):
         patience = self._upstream.patience()
         begun = caught_up = False
         while True:
+            failure: HttpError | None = None
             try:
                 stream = self._upstream.stream(binding.rpc, message, metadata)
                 async with aclosing(stream) as answers:
@@ -87,16 +88,16 @@ class Watches(Streams):
                         if told:
                             begun = True
                             yield b"".join(frame(text, place) for text in told)
-                return
             except (Broken, grpc.aio.AioRpcError) as error:
+                failure = _to_http(error, message)
                 cause = error.cause if isinstance(error, Broken) else None
                 again = cause is not None and not self._upstream.stopping.begun
                 if again and await patience.wait():
                     continue
-                failure = _to_http(error, message)
-            if not begun:
+            if failure is not None and not begun:
                 raise failure
-            yield _RETRY + frame(_error(failure, message))
+            if failure is not None:
+                yield _RETRY + frame(_error(failure, message))
             return
 
 
@@ -113,22 +114,22 @@ async def started(
 
 
 def _tell(teller: Teller, answer: Any) -> list[str]:
+    told: list[str] = []
     match answer.WhichOneof("item"):
         case "event":
-            return teller.event(answer.event)
+            told = teller.event(answer.event)
         case "delta":
-            return teller.delta(answer.delta)
+            told = teller.delta(answer.delta)
         case "void":
-            return teller.void(answer.void.event_id)
+            told = teller.void(answer.void.event_id)
         case "caught_up":
-            return [f'{{"type":"caught_up","sequence":{answer.sequence}}}']
+            told = [f'{{"type":"caught_up","sequence":{answer.sequence}}}']
         case "changed":
-            return [f'{{"type":"changed","event":{to_json(answer.changed.event)}}}']
+            told = [f'{{"type":"changed","event":{to_json(answer.changed.event)}}}']
         case "turn_end":
-            told = f'{{"type":"turn_end","turn":{to_json(answer.turn_end.turn)}}}'
-            return [*teller.void(), told]
-        case _:
-            return []
+            turn = to_json(answer.turn_end.turn)
+            told = [*teller.void(), f'{{"type":"turn_end","turn":{turn}}}']
+    return told
 
 
 def _error(failure: HttpError, message: Any) -> str:

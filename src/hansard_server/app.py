@@ -47,6 +47,7 @@ from hansard_server.artifacts.upload import Uploader
 from hansard_server.config import ConfigurationMistake, Settings, check_exposure
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import SessionRecord
+from hansard_server.http_door import HttpDoor
 from hansard_server.lifecycle import Calls, Closers, Drain, cancel
 from hansard_server.repository.api import Store
 from hansard_server.resources.agents import Agents
@@ -111,17 +112,20 @@ class Server:
 
     Attributes:
         address: where it listens, `host:port`.
+        http_address: where its HTTP door does; empty when it has none.
         drain: begins when the server stops.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.address = ""
+        self.http_address = ""
         self.drain = Drain()
         self._settings = settings
         self._clock = clock
         self._calls = Calls()
         self._closers = Closers()
         self._health: Health | None = None
+        self._door: HttpDoor | None = None
 
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock = now_us) -> Server:
@@ -198,11 +202,21 @@ class Server:
         server = grpc.aio.server(interceptors=[self._pipeline()], options=_grpc_options(settings))
         for service in (*services, *_companions(services, health, self.drain)):
             service.register(service.servicer, server)
+        self._door = await HttpDoor.open(settings)
+        if self._door is not None:
+            closers.add("http_door", self._door.close)
+            server.add_insecure_port(self._door.target)
+            self.http_address = self._door.address
         self.address = await self._listen(server)
-        _log.info("serving", address=self.address, services=[s.name for s in services])
+        if self._door is not None:
+            await self._door.start()
+        names = [service.name for service in services]
+        _log.info("serving", address=self.address, http=self.http_address, services=names)
 
     async def _tell_streams(self, feeds: Feeds, engine: TurnEngine) -> None:
         await self.drain.started.wait()
+        if self._door is not None:
+            self._door.begin_drain()
         engine.begin_drain()
         feeds.drain()
 

@@ -74,6 +74,9 @@ def serve(  # noqa: PLR0913 - each is a flag
     listen: Annotated[
         str | None, typer.Option(help="Where calls are taken.", metavar="HOST:PORT")
     ] = None,
+    http_listen: Annotated[
+        str | None, typer.Option(help="Where HTTP is served, or `off`.", metavar="HOST:PORT")
+    ] = None,
     store: Store = None,
     artifacts: Annotated[
         str | None, typer.Option(help="Where bytes of artifacts are kept.", metavar="DIR|URL")
@@ -98,6 +101,7 @@ def serve(  # noqa: PLR0913 - each is a flag
     """Serve sessions over gRPC until SIGTERM or SIGINT; a second signal cuts that short."""
     flags = {
         "listen": listen,
+        "http_listen": http_listen,
         "store": store,
         "artifacts": artifacts,
         "data_dir": data_dir,
@@ -126,6 +130,72 @@ def migrate(
 
         serving.migrate(_settings({"store": store, "data_dir": data_dir}, config, more))
     typer.echo("The database has the schema of this version.")
+
+
+@main.command()
+def gateway(  # noqa: PLR0913 - each is a flag
+    *,
+    target: Annotated[
+        str,
+        typer.Option(help="The server behind it.", envvar="HANSARD_TARGET", metavar="HOST:PORT"),
+    ] = "127.0.0.1:50051",
+    listen: Annotated[
+        str, typer.Option(help="Where HTTP is served.", metavar="HOST:PORT")
+    ] = "127.0.0.1:8080",
+    target_tls: Annotated[
+        bool, typer.Option("--target-tls", help="Reach the server over TLS.")
+    ] = False,
+    target_ca: Annotated[
+        Path | None, typer.Option(help="Authorities of the server's certificate.", metavar="PEM")
+    ] = None,
+    target_certificate: Annotated[
+        Path | None, typer.Option(help="A certificate to show the server.", metavar="PEM")
+    ] = None,
+    target_key: Annotated[
+        Path | None, typer.Option(help="That certificate's private key.", metavar="PEM")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Serve HTTPS, with this certificate.", metavar="PEM")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's private key.", metavar="PEM")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web origin whose pages may call; may be repeated.", metavar="ORIGIN"),
+    ] = None,
+    drain_deadline: Annotated[
+        float, typer.Option(help="A stopping gateway is gone after this time.", min=0.1)
+    ] = 10.0,
+) -> None:
+    """Serve the HTTP API in front of a server, until SIGTERM or SIGINT."""
+    with _mistakes_in_one_line():
+        from hansard_gateway import command  # noqa: PLC0415
+        from hansard_gateway.settings import Options  # noqa: PLC0415
+        from hansard_server.config import ConfigurationMistake, split_listen  # noqa: PLC0415
+        from hansard_server.stores import CannotStart  # noqa: PLC0415
+
+        if (target_certificate is None) != (target_key is None):
+            raise ConfigurationMistake("--target-certificate and --target-key go together")
+        if (tls_certificate is None) != (tls_key is None):
+            raise ConfigurationMistake("--tls-certificate and --tls-key go together")
+        try:
+            host, port = split_listen(listen)
+        except ValueError as error:
+            raise ConfigurationMistake(f"--listen: {error}") from None
+        tls = command.Tls(ca=target_ca, certificate=target_certificate, key=target_key)
+        try:
+            command.serve(
+                target,
+                host,
+                port,
+                Options(cors_origins=tuple(cors_origin or ()), drain_deadline_s=drain_deadline),
+                tls=tls if target_tls or target_ca or target_certificate else None,
+                certificate=(str(tls_certificate), str(tls_key)) if tls_certificate else None,
+                ready=f"Serving HTTP at {listen.rpartition(':')[0]}:{{port}} for {target}.",
+            )
+        except OSError as error:
+            raise CannotStart(f"{error.filename or listen}: {error.strerror}") from None
 
 
 @main.command()

@@ -26,6 +26,7 @@ from hansard_server.domain.limits import KIB, MIB, Limits
 
 ENVIRONMENT_PREFIX = "HANSARD_"
 _PORT_MAX = 65_535
+_OFF = frozenset({"", "off"})
 
 
 class ConfigurationMistake(Exception):  # noqa: N818 - reads as what it is
@@ -54,6 +55,15 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         "Where calls are taken. Port 0: a free one, which the log names.",
         unit="host:port",
+    )
+    http_listen: str = _setting(
+        "127.0.0.1:8080",
+        "Where HTTP is served; `off`: nowhere. The default port, when it is taken, is left alone.",
+        unit="host:port",
+    )
+    http_cors_origins: str = _setting(
+        "",
+        "Web origins whose pages may call over HTTP, separated by commas; none: CORS is off.",
     )
     insecure: bool = _setting(
         default=False,
@@ -170,6 +180,13 @@ class Settings(BaseSettings):
         split_listen(value)
         return value
 
+    @field_validator("http_listen")
+    @classmethod
+    def _check_http_listen(cls, value: str) -> str:
+        if value not in _OFF:
+            split_listen(value)
+        return value
+
     @field_validator("page_token_secret")
     @classmethod
     def _check_secret(cls, value: SecretStr) -> SecretStr:
@@ -189,6 +206,16 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The database's URL."""
         return self.store or f"sqlite:///{self.data_dir / 'hansard.db'}"
+
+    @property
+    def serves_http(self) -> bool:
+        """Whether there is an HTTP door."""
+        return self.http_listen not in _OFF
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """The web origins that may call over HTTP."""
+        return [origin for part in self.http_cors_origins.split(",") if (origin := part.strip())]
 
     @property
     def artifacts_url(self) -> str:
@@ -260,8 +287,16 @@ def check_exposure(settings: Settings) -> None:
 
     With `tls_client_ca` only those get through whose certificate one of its authorities signed.
     """
+    if settings.insecure:
+        return
+    if settings.serves_http and not is_loopback(split_listen(settings.http_listen)[0]):
+        raise ConfigurationMistake(
+            f"http_listen: {settings.http_listen} is open to other machines, and there is no"
+            " authentication yet; listen on 127.0.0.1, or accept that anybody who reaches the port"
+            " may do everything with --insecure"
+        )
     host, _ = split_listen(settings.listen)
-    if settings.insecure or is_loopback(host) or settings.tls_client_ca is not None:
+    if is_loopback(host) or settings.tls_client_ca is not None:
         return
     raise ConfigurationMistake(
         f"listen: {settings.listen} is open to other machines, and there is no authentication yet;"

@@ -77,10 +77,11 @@ class Hansard:
 def start(
     *arguments: str, environment: Mapping[str, str] | None = None, **more: Any
 ) -> subprocess.Popen[bytes]:
-    """Start `hansard` with these arguments as a process."""
+    """Start `hansard` with these arguments as a process; what serves has no HTTP door."""
+    own = {"PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1", "HANSARD_HTTP_LISTEN": "off"}
     return subprocess.Popen(
         [sys.executable, "-m", "hansard_server", *arguments],
-        env={**os.environ, "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        env={**os.environ, **own, **(environment or {})},
         **more,
     )
 

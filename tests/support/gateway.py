@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from hansard_gateway.serving import Gateway, listen
+from hansard_gateway.serving import Gateway
 from hansard_gateway.settings import Options
+from hansard_gateway.sockets import listen
 from tests.support.server import Running
 
 
@@ -80,3 +81,11 @@ def parse_frames(text: str) -> Frames:
                 data.append(line[6:])
         found.frames.append(Frame(json.loads("\n".join(data)), event_id))
     return found
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until it is so."""
+    while True:
+        if await check():
+            return
+        await asyncio.sleep(0.01)

@@ -122,8 +122,9 @@ class Running:
 
 
 def make_settings(folder: Path, store_url: str = "", **changes: object) -> Settings:
-    """Return settings for a server on a free port, all its files in the folder."""
-    flags = {"listen": "127.0.0.1:0", "data_dir": folder, "store": store_url, **changes}
+    """Return settings for a server on a free port, without HTTP, all its files in the folder."""
+    usual = {"listen": "127.0.0.1:0", "http_listen": "off", "data_dir": folder, "store": store_url}
+    flags = {**usual, **changes}
     return load(flags)
 
 
@@ -202,7 +203,12 @@ class ServeProcess:
 def serve_process(
     *arguments: str, environment: dict[str, str] | None = None
 ) -> Iterator[ServeProcess]:
-    """Give `hansard serve` with these arguments; it is killed if it still runs at the end."""
+    """Give `hansard serve` with these arguments; it is killed if it still runs at the end.
+
+    It has no HTTP door unless the arguments name one.
+    """
+    if "--http-listen" not in arguments:
+        arguments = (*arguments, "--http-listen", "off")
     # The folders that this process imports from, so that it needs no installation either.
     paths = os.pathsep.join(path for path in sys.path if path)
     with subprocess.Popen(
