@@ -101,7 +101,6 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_client": ("MESSAGES", "GRPC"),
     "hansard_client.commands": ("MESSAGES", "hansard_client", "rich", "typer"),
     "hansard_gateway": ("MESSAGES", "GRPC", "python_multipart", "starlette", "uvicorn", "uvloop"),
-    "hansard_gateway": ("MESSAGES", "GRPC", "python_multipart", "starlette", "uvicorn", "uvloop"),
 }
 
 
