@@ -136,3 +136,35 @@ async def test_what_is_not_there_can_not_be_altered(hansard: Running) -> None:
         for event_id in ("aev_no", foreign.id):
             assert (await failure(alter(talk, event_id))).reason == "EVENT_NOT_FOUND"
     assert await other.events() == [foreign]
+
+
+def call_draft() -> event_pb2.EventDraft:
+    call = event_pb2.ToolInput(tool_call_id="c", tool_input_json="{}")
+    return event_pb2.EventDraft(tool_input=call)
+
+
+def answer_draft() -> event_pb2.EventDraft:
+    answer = event_pb2.ToolOutput(tool_call_id="c", tool_output_json="{}")
+    return event_pb2.EventDraft(tool_output=answer)
+
+
+async def test_output_of_a_hidden_call_is_hidden_with_it(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    await talk.append(call_draft())
+    (call,) = await talk.events()
+    await hide(talk, call.id)
+    await talk.append(answer_draft())
+    assert await talk.events() == []
+    _, answer = await talk.events(include_hidden=True)
+    assert answer.hide_reason == event_pb2.HIDE_REASON_MANUAL
+    await unhide(talk, answer.id)
+    assert len(await talk.events()) == 2
+
+
+async def test_deleted_call_takes_no_output(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    await talk.append(call_draft())
+    (call,) = await talk.events()
+    await delete(talk, call.id)
+    refused = await failure(talk.append(answer_draft()))
+    assert refused.reason == "TOOL_CALL_NOT_PENDING"

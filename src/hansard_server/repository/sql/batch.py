@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.errors import AgentNotFound, SessionNotFound
-from hansard_server.domain.records import EventType, SessionStatus, Usage
+from hansard_server.domain.records import EventType, HideReason, SessionStatus, Usage
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (
@@ -50,7 +50,7 @@ from hansard_server.repository.sql.rows import (
     turn_record,
     turn_values,
 )
-from hansard_server.repository.sql.state import Claimed, Head, HeldTurn, SessionState
+from hansard_server.repository.sql.state import Call, Claimed, Head, HeldTurn, SessionState
 
 Uid = tuple[str, str]
 """A session: (tenant, uid)."""
@@ -190,8 +190,11 @@ class Batch:
             known = (row.sequence, EventType(row.type), row.payload)
             self._states[row.tenant, row.session_uid].known_events[row.id] = known
         for row in self._each(statements.CALL_EVENTS, wanted.call_ids):
-            types = self._states[row.tenant, row.session_uid].call_events
-            types.setdefault(row.tool_call_id, set()).add(EventType(row.type))
+            calls = self._states[row.tenant, row.session_uid].calls
+            call = calls.setdefault(row.tool_call_id, Call())
+            call.types.add(EventType(row.type))
+            call.hide_reason = HideReason(row.hide_reason)
+            call.deleted = call.deleted or row.deleted_at is not None
 
     def _load_claims(self, wanted: _Wanted) -> None:
         for row in self._each(statements.CLAIMS, wanted.claims):

@@ -61,6 +61,8 @@ CALL_EVENTS = select_by_keys(
     _events.c.session_uid,
     _events.c.tool_call_id,
     _events.c.type,
+    _events.c.hide_reason,
+    _events.c.deleted_at,
     source=_events,
     keys=(_events.c.tenant, _events.c.session_uid, _events.c.tool_call_id),
 ).where(_events.c.tool_call_id.is_not(None))

@@ -359,7 +359,7 @@ def _check_drafts(state: SessionState, drafts: tuple[Draft, ...]) -> set[str]:
     seen: dict[str, tuple[EventType, bytes]] = {
         id_: (type_, payload) for id_, (_, type_, payload) in state.known_events.items()
     }
-    calls = {call: set(types) for call, types in state.call_events.items()}
+    calls = {id_: (set(call.types), call.deleted) for id_, call in state.calls.items()}
     fresh: set[str] = set()
     for index, draft in enumerate(drafts):
         if draft.id in seen:
@@ -374,16 +374,16 @@ def _check_drafts(state: SessionState, drafts: tuple[Draft, ...]) -> set[str]:
     return fresh
 
 
-def _check_call(calls: dict[str, set[EventType]], draft: Draft, index: int) -> None:
+def _check_call(calls: dict[str, tuple[set[EventType], bool]], draft: Draft, index: int) -> None:
     if draft.tool_call_id is None:
         return
-    types = calls.setdefault(draft.tool_call_id, set())
+    types, deleted = calls.setdefault(draft.tool_call_id, (set(), False))
     if draft.type is EventType.TOOL_INPUT and types:
         raise EventAlreadyExists.of_field(
             f"events[{index}].tool_input.tool_call_id",
             f"{draft.tool_call_id} is another call of this session",
         )
-    if draft.type is EventType.TOOL_OUTPUT and types != {EventType.TOOL_INPUT}:
+    if draft.type is EventType.TOOL_OUTPUT and (deleted or types != {EventType.TOOL_INPUT}):
         raise ToolCallNotPending.of_field(
             f"events[{index}].tool_output.tool_call_id", f"{draft.tool_call_id} is not an open call"
         )

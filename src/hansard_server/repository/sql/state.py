@@ -13,6 +13,7 @@ from hansard_server.domain.records import (
     ArtifactRecord,
     EventRecord,
     EventType,
+    HideReason,
     SessionStatus,
     TurnRecord,
     TurnStatus,
@@ -68,6 +69,15 @@ class HeldTurn:
     lease_until_us: int | None = None
 
 
+@dataclass(slots=True)
+class Call:
+    """What is stored of a tool call."""
+
+    types: set[EventType] = field(default_factory=set)
+    hide_reason: HideReason = HideReason.NONE
+    deleted: bool = False
+
+
 ClaimKey = tuple[ClaimScope, str]
 
 
@@ -80,7 +90,7 @@ class SessionState:
         waiting: queued turns, the next one first; loaded only as far as the batch needs.
         claims: those that commands of the batch name, or that the batch made.
         known_events: stored events under ids that callers gave: (sequence, type, payload).
-        call_events: for tool call ids of callers' drafts: the types stored under them.
+        calls: for tool call ids of callers' drafts: what is stored under them.
     """
 
     tenant: str
@@ -91,7 +101,7 @@ class SessionState:
     waiting: deque[str] = field(default_factory=deque)
     claims: dict[ClaimKey, Claimed] = field(default_factory=dict)
     known_events: dict[str, tuple[int, EventType, bytes]] = field(default_factory=dict)
-    call_events: dict[str, set[EventType]] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
 
     head_changed: bool = False
     new_events: list[EventRecord] = field(default_factory=list)
@@ -112,6 +122,7 @@ class SessionState:
             created_at_us=created_at_us,
             payload=draft.payload,
             tool_call_id=draft.tool_call_id,
+            hide_reason=self._hide_reason(draft.tool_call_id),
         )
         head.last_sequence = event.sequence
         head.last_event_at_us = created_at_us
@@ -120,8 +131,13 @@ class SessionState:
         if draft.given_id:
             self.known_events[draft.id] = (event.sequence, draft.type, draft.payload)
         if draft.tool_call_id is not None:
-            self.call_events.setdefault(draft.tool_call_id, set()).add(draft.type)
+            self.calls.setdefault(draft.tool_call_id, Call()).types.add(draft.type)
         return event
+
+    def _hide_reason(self, tool_call_id: str | None) -> HideReason:
+        # An output is hidden with its input, whichever came first.
+        call = None if tool_call_id is None else self.calls.get(tool_call_id)
+        return HideReason.NONE if call is None else call.hide_reason
 
     def touch(self) -> None:
         """Count now as activity: the expiry starts anew."""
