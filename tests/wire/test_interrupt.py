@@ -189,6 +189,24 @@ async def test_input_that_interrupts_comes_next(hansard: Running) -> None:
     await rest_of(other)
 
 
+async def test_input_that_is_refused_interrupts_nothing(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    running, turn_id = await talk.hold()
+    last = (await talk.events())[-1].sequence
+    for expected in (last, last + 1):
+        refused = await failure(
+            talk.send("B", when_busy=INTERRUPT, expected_last_sequence=expected)
+        )
+        assert refused.reason == "SESSION_BUSY"
+    request = talk.request("B", when_busy=INTERRUPT)
+    request.input_message.messages.add().artifact.artifact_id = "art_none"
+    refused = await failure(rest_of(hansard.events.SendEvent(request)))
+    assert refused.reason == "ARTIFACT_NOT_FOUND"
+    assert [turn.status for turn in await talk.turns()] == [turn_pb2.TURN_STATUS_RUNNING]
+    await talk.release(turn_id)
+    running.cancel()
+
+
 async def test_cancelled_while_it_waits_it_never_was_an_event(hansard: Running) -> None:
     talk = await Talk(hansard).begin()
     running, turn_id = await talk.hold()

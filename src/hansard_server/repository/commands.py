@@ -112,7 +112,8 @@ class AppendDrafts:
     SessionBusy while a turn is unfinished and any draft is not CUSTOM, unless `while_busy`;
     SequenceMismatch (metadata `last_sequence`); QuotaExceeded for the `upload`'s files;
     EventAlreadyExists when a given id has another type or payload, or a tool_input's call id is
-    taken; ToolCallNotPending for a tool_output whose call is not open.
+    taken; ToolCallNotPending for a tool_output whose call is not open, or was deleted. The output
+    of a hidden call is hidden with it.
     A draft whose given id, type and payload are stored already is answered with where it is and
     written no second time. A `fault` that the caller has found is raised where the state is looked
     at, so that the repeat of a success is one.
@@ -273,14 +274,17 @@ class CancelQueued:
 class FindInterrupted:
     """Find the turn that an interrupt means. Result: Interruptible; nothing is written.
 
-    Raises AgentNotFound, SessionNotFound, RequestIdReused; with `for_input` also AgentDisabled and
-    SessionDisabled, since an input is to follow.
+    Raises AgentNotFound, SessionNotFound, RequestIdReused. With `for_input` an input is to follow:
+    what would refuse it is raised now, before a turn is ended for nothing: AgentDisabled,
+    SessionDisabled, the `fault`, SessionBusy when the input needs an idle session.
     """
 
     session: SessionName
     turn_id: str | None = None
     claim: Claim | None = None
     for_input: bool = False
+    needs_idle: bool = False
+    fault: DomainError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

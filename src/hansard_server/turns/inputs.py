@@ -112,7 +112,15 @@ class Inputs:
             _session_name(tenant, request), message_references(message, "input_message")
         )
         if request.when_busy == event_service_pb2.WHEN_BUSY_INTERRUPT:
-            await self._interrupt_for_input(name, claim)
+            await self._interrupt_for_input(
+                FindInterrupted(
+                    session=name,
+                    claim=claim,
+                    for_input=True,
+                    needs_idle=_expected(request) is not None,
+                    fault=fault,
+                )
+            )
         command = AcceptInput(
             session=name,
             turn_id=make_turn_id(),
@@ -168,8 +176,7 @@ class Inputs:
                 async for item in items:
                     yield accepted, item
 
-    async def _interrupt_for_input(self, name: SessionName, claim: Claim | None) -> None:
-        find = FindInterrupted(session=name, claim=claim, for_input=True)
+    async def _interrupt_for_input(self, find: FindInterrupted) -> None:
         found = await self._store.submit(find)
         if found.claimed is None and found.turn is not None:
             await asyncio.shield(

@@ -280,6 +280,10 @@ def find_interrupted(state: SessionState, named: Named, command: FindInterrupted
     claimed = _find_sent(state, command.claim)
     if claimed is None and command.for_input:
         _check_enabled(named)
+        if command.fault is not None:
+            raise command.fault
+        if command.needs_idle and state.head.busy:
+            raise _busy()
     turn_id = state.head.unfinished_turn_id
     if command.turn_id not in {None, turn_id}:
         turn_id = None
