@@ -86,13 +86,23 @@ def ref(turn: TurnRecord) -> TurnRef:
 
 def step(turn: TurnRecord, *drafts: Draft, **changes: Any) -> RecordStep:
     """Return a step of the turn."""
-    return RecordStep(turn=ref(turn), drafts=drafts or (draft(),), **changes)
+    return step_of(ref(turn), *drafts, **changes)
+
+
+def step_of(turn: TurnRef, *drafts: Draft, **changes: Any) -> RecordStep:
+    """Return a step of the turn."""
+    return RecordStep(turn=turn, drafts=drafts or (draft(),), **changes)
 
 
 def finish(turn: TurnRecord, *drafts: Draft, **changes: Any) -> FinishTurn:
     """Return the end of the turn."""
+    return finish_of(ref(turn), *drafts, **changes)
+
+
+def finish_of(turn: TurnRef, *drafts: Draft, **changes: Any) -> FinishTurn:
+    """Return the end of the turn."""
     values: dict[str, Any] = {
-        "turn": ref(turn),
+        "turn": turn,
         "status": TurnStatus.COMPLETED,
         "close_call": lambda call: tool_output(call.tool_call_id),
         "lease": LEASE,
