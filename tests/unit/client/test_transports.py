@@ -203,11 +203,13 @@ async def test_a_file_that_fails_half_way_is_not_taken_for_the_whole(
             await hansard.sessions.create("a", key="s", name="S")
             artifacts = hansard.session("a", "s").artifacts
             for _ in range(10):
+                uploading = (
+                    asyncio.to_thread(blocking)
+                    if kind == "blocking"
+                    else artifacts.upload(File(source=pipe(), filename="f"))
+                )
                 with pytest.raises(OSError, match="on fire"):
-                    if kind == "blocking":
-                        await asyncio.to_thread(blocking)
-                    else:
-                        await artifacts.upload(File(source=pipe(), filename="f"))
+                    await uploading
             # A header without size and checksum: only how the call ends tells the server.
             assert [artifact async for artifact in artifacts.list()] == []
 
