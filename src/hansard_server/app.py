@@ -22,6 +22,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
 from hansard.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     agent_service_pb2,
     agent_service_pb2_grpc,
     artifact_service_pb2,
@@ -33,6 +35,12 @@ from hansard.v1 import (
     turn_service_pb2,
     turn_service_pb2_grpc,
 )
+from hansard_server.access.api_keys import ApiKeys
+from hansard_server.access.authentication import Authenticator
+from hansard_server.access.authorization import Authorizer
+from hansard_server.access.credentials import Tokens
+from hansard_server.access.key_cache import KeyCache
+from hansard_server.access.tenants import BadKeyFile, make_default_tenant, token_secret
 from hansard_server.agents.configuration import check_agent
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.loop import run_agent
@@ -44,7 +52,7 @@ from hansard_server.artifacts.files import StoredFiles
 from hansard_server.artifacts.read import Artifacts
 from hansard_server.artifacts.sweep import ArtifactSweep
 from hansard_server.artifacts.upload import Uploader
-from hansard_server.config import ConfigurationMistake, Settings, check_exposure
+from hansard_server.config import ConfigurationMistake, Settings, find_exposures
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import SessionRecord
 from hansard_server.http_door import HttpDoor
@@ -54,8 +62,10 @@ from hansard_server.resources.agents import Agents
 from hansard_server.resources.paging import PageTokens
 from hansard_server.resources.sessions import Sessions
 from hansard_server.resources.sweeper import Sweeper
+from hansard_server.servicers.access import AccessServicer
 from hansard_server.servicers.agents import AgentServicer
 from hansard_server.servicers.artifacts import ArtifactServicer
+from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.events import EventServicer
 from hansard_server.servicers.health import Health, HealthServicer, watch_store
 from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
@@ -104,6 +114,8 @@ class Parts:
     readers: Readers
     engine: TurnEngine
     sweeper: Sweeper
+    keys: KeyCache
+    key_tokens: Tokens
     clock: Clock
 
 
@@ -130,7 +142,6 @@ class Server:
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock = now_us) -> Server:
         """Return a server that takes calls. Raises ConfigurationMistake, CannotStart."""
-        check_exposure(settings)
         server = cls(settings, clock)
         try:
             await server._start()
@@ -157,6 +168,12 @@ class Server:
         settings, closers = self._settings, self._closers
         store = await open_store(settings, closers, self._clock)
         tokens = PageTokens(await asyncio.to_thread(_page_token_secret, settings))
+        if not settings.insecure:
+            await _make_default_tenant(store, settings, self._clock)
+        key_tokens = Tokens(await token_secret(store))
+        keys = KeyCache(store, ttl_s=settings.api_key_cache_s, clock=self._clock)
+        closers.add("key_use", keys.note_use)
+        self._run("keys", keys.run())
         sweeper = Sweeper(
             store,
             interval_s=settings.sweep_interval_s,
@@ -194,12 +211,18 @@ class Server:
             readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
             engine=engine,
             sweeper=sweeper,
+            keys=keys,
+            key_tokens=key_tokens,
             clock=self._clock,
         )
         services = _servicers(parts)
         health = self._health = Health((service.name for service in services), self.drain)
         self._run("health", watch_store(health, store.check, interval_s=settings.health_interval_s))
-        server = grpc.aio.server(interceptors=[self._pipeline()], options=_grpc_options(settings))
+        authenticator = None
+        if not settings.insecure:
+            authenticator = Authenticator(keys, key_tokens, clock=self._clock)
+        pipeline = self._pipeline(authenticator, Authorizer(store))
+        server = grpc.aio.server(interceptors=[pipeline], options=_grpc_options(settings))
         for service in (*services, *_companions(services, health, self.drain)):
             service.register(service.servicer, server)
         self._door = await HttpDoor.open(settings)
@@ -210,6 +233,8 @@ class Server:
         self.address = await self._listen(server)
         if self._door is not None:
             await self._door.start()
+        for warning in find_exposures(settings):
+            _log.warning(warning)
         names = [service.name for service in services]
         _log.info("serving", address=self.address, http=self.http_address, services=names)
 
@@ -220,14 +245,21 @@ class Server:
         engine.begin_drain()
         feeds.drain()
 
-    def _pipeline(self) -> Pipeline:
+    def _pipeline(self, authenticator: Authenticator | None, authorizer: Authorizer) -> Pipeline:
         limits = self._settings.limits
         validation = Validation(
             self.drain,
             request_max_bytes=limits.request_max_bytes,
             metadata_max_bytes=limits.metadata_max_bytes,
         )
-        return Pipeline([AccessLog(self._calls), Errors(), DrainGate(self.drain), validation])
+        return Pipeline(
+            [
+                *(AccessLog(self._calls), Errors(), DrainGate(self.drain)),
+                Authentication(authenticator, authorizer),
+                validation,
+                Authorization(authorizer),
+            ]
+        )
 
     async def _listen(self, server: grpc.aio.Server) -> str:
         listen = self._settings.listen
@@ -269,7 +301,19 @@ def _servicers(parts: Parts) -> list[Service]:
     queries = Queries(store, parts.feeds, parts.readers, tokens)
     artifacts = Artifacts(store, parts.blobs, tokens, clock=parts.clock)
     uploader = Uploader(store, parts.blobs, settings.limits, clock=parts.clock)
+    api_keys = ApiKeys(
+        store,
+        tokens=parts.key_tokens,
+        page_tokens=tokens,
+        on_revoke=parts.keys.revoke,
+        clock=parts.clock,
+    )
     return [
+        Service(
+            _name(access_service_pb2, "AccessService"),
+            access_service_pb2_grpc.add_AccessServiceServicer_to_server,
+            AccessServicer(api_keys),
+        ),
         Service(
             _name(agent_service_pb2, "AgentService"),
             agent_service_pb2_grpc.add_AgentServiceServicer_to_server,
@@ -340,6 +384,15 @@ def _open_certificates(settings: Settings) -> Certificates | None:
         )
     except BadCertificate as error:
         raise ConfigurationMistake(str(error)) from None
+
+
+async def _make_default_tenant(store: Store, settings: Settings, clock: Clock) -> None:
+    try:
+        await make_default_tenant(store, settings.data_dir, clock=clock)
+    except BadKeyFile as error:
+        raise CannotStart(f"data_dir: {error}") from None
+    except OSError as error:
+        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
 
 
 async def _open_blobs(settings: Settings) -> Blobs:

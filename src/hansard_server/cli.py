@@ -84,7 +84,7 @@ def serve(  # noqa: PLR0913 - each is a flag
     data_dir: DataDir = None,
     insecure: Annotated[
         bool | None,
-        typer.Option("--insecure", help="Listen beyond this machine without authentication."),
+        typer.Option("--insecure", help="No authentication: everybody may do everything."),
     ] = None,
     tls_certificate: Annotated[
         Path | None, typer.Option(help="Take calls over TLS, with this certificate.", metavar="PEM")

@@ -67,7 +67,14 @@ class Settings(BaseSettings):
     )
     insecure: bool = _setting(
         default=False,
-        description="Listen beyond this machine although there is no authentication.",
+        description="No authentication: whoever reaches the port may do everything.",
+    )
+    api_key_cache_s: float = _setting(
+        5.0,
+        "How long a key that was revoked at another server may still be taken here.",
+        unit="s",
+        ge=0.05,
+        le=600,
     )
     tls_certificate: Path | None = _setting(
         None,
@@ -282,27 +289,26 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
         raise ConfigurationMistake(str(error).splitlines()[0]) from None
 
 
-def check_exposure(settings: Settings) -> None:
-    """Raise ConfigurationMistake when strangers could call a server that knows nobody.
+def find_exposures(settings: Settings) -> list[str]:
+    """Return what the operator should know of who can reach the server; nothing when all is well.
 
     With `tls_client_ca` only those get through whose certificate one of its authorities signed.
     """
-    if settings.insecure:
-        return
+    found = []
+    nobody_known = "without authentication: whoever reaches it may do everything"
+    in_clear = "without TLS: whoever sees the traffic sees keys and content"
+    if not is_loopback(split_listen(settings.listen)[0]):
+        where = f"listen: {settings.listen} is open to other machines"
+        if settings.insecure and settings.tls_client_ca is None:
+            found.append(f"{where} {nobody_known}")
+        if settings.tls_certificate is None:
+            found.append(f"{where} {in_clear}")
     if settings.serves_http and not is_loopback(split_listen(settings.http_listen)[0]):
-        raise ConfigurationMistake(
-            f"http_listen: {settings.http_listen} is open to other machines, and there is no"
-            " authentication yet; listen on 127.0.0.1, or accept that anybody who reaches the port"
-            " may do everything with --insecure"
-        )
-    host, _ = split_listen(settings.listen)
-    if is_loopback(host) or settings.tls_client_ca is not None:
-        return
-    raise ConfigurationMistake(
-        f"listen: {settings.listen} is open to other machines, and there is no authentication yet;"
-        " listen on 127.0.0.1, ask for certificates of clients with --tls-client-ca, or accept that"
-        " anybody who reaches the port may do everything with --insecure"
-    )
+        where = f"http_listen: {settings.http_listen} is open to other machines"
+        if settings.insecure:
+            found.append(f"{where} {nobody_known}")
+        found.append(f"{where} {in_clear}")
+    return found
 
 
 def split_listen(listen: str) -> tuple[str, int]:

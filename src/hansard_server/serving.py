@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import typer
@@ -16,6 +17,7 @@ import uvloop
 from hansard_client import Hansard
 from hansard_client.commands.demo import Demo
 from hansard_server import telemetry
+from hansard_server.access.tenants import ADMIN_KEY_FILE
 from hansard_server.app import Server
 from hansard_server.config import Settings, split_listen
 from hansard_server.stores import migrate_store, sqlite_path
@@ -40,7 +42,7 @@ def serve_demo(wanted: Settings) -> None:
     """Serve on the next port that is free, and hold a conversation. Raises as `serve`."""
     settings = wanted.model_copy(update={"listen": _free_listen(wanted.listen)})
     telemetry.configure(settings.log_level)
-    uvloop.run(run(settings, beside=Conversation))
+    uvloop.run(run(settings, beside=partial(Conversation, settings)))
 
 
 def migrate(settings: Settings) -> None:
@@ -55,14 +57,17 @@ def migrate(settings: Settings) -> None:
 class Conversation:
     """A first conversation with a server of this process."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, settings: Settings, address: str) -> None:
         self._address = address
-        self._hansard = Hansard(address)
+        file = settings.data_dir / ADMIN_KEY_FILE
+        self._key_file = None if settings.insecure or not file.exists() else file
+        key = self._key_file.read_text(encoding="ascii").strip() if self._key_file else ""
+        self._hansard = Hansard(address, api_key=key)
 
     def run(self) -> None:
         """Hold it, and say where the server is."""
         typer.echo(f"Serving at {self._address}.")
-        Demo(self._hansard).run()
+        Demo(self._hansard, self._key_file).run()
         if not self._hansard.closed:
             typer.echo(f"Still serving at {self._address}. Ctrl-C stops.")
 

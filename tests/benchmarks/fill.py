@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import Connection, Table, insert, text
 
 from hansard.v1 import agent_pb2, event_pb2
+from hansard_server.domain.access import DEFAULT_TENANT
 from hansard_server.domain.keys import make_uid
 from hansard_server.domain.records import (
     AgentRecord,
@@ -22,7 +23,6 @@ from hansard_server.domain.records import (
 from hansard_server.repository.sql.engine import EngineOptions, make_engine
 from hansard_server.repository.sql.rows import agent_values, event_values, session_values
 from hansard_server.repository.sql.tables import agents, events, session_heads, sessions
-from hansard_server.servicers.caller import DEFAULT_TENANT
 from tests.support.talk import TWENTY_DELTAS
 
 AGENT_KEY = "support"

@@ -22,6 +22,7 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 from hansard.v1 import (
+    access_service_pb2_grpc,
     agent_service_pb2_grpc,
     artifact_service_pb2_grpc,
     event_service_pb2_grpc,
@@ -97,6 +98,10 @@ class Running:
     channel: grpc.aio.Channel
 
     @property
+    def access(self) -> access_service_pb2_grpc.AccessServiceAsyncStub:
+        return access_service_pb2_grpc.AccessServiceStub(self.channel)
+
+    @property
     def agents(self) -> agent_service_pb2_grpc.AgentServiceAsyncStub:
         return agent_service_pb2_grpc.AgentServiceStub(self.channel)
 
@@ -122,8 +127,12 @@ class Running:
 
 
 def make_settings(folder: Path, store_url: str = "", **changes: object) -> Settings:
-    """Return settings for a server on a free port, without HTTP, all its files in the folder."""
-    usual = {"listen": "127.0.0.1:0", "http_listen": "off", "data_dir": folder, "store": store_url}
+    """Return settings for a server on a free port, without HTTP, all its files in the folder.
+
+    It lets everybody in unless the changes say `insecure=False`.
+    """
+    usual = {"listen": "127.0.0.1:0", "http_listen": "off", "insecure": True}
+    usual |= {"data_dir": folder, "store": store_url}
     flags = {**usual, **changes}
     return load(flags)
 
@@ -201,12 +210,14 @@ class ServeProcess:
 
 @contextmanager
 def serve_process(
-    *arguments: str, environment: dict[str, str] | None = None
+    *arguments: str, environment: dict[str, str] | None = None, insecure: bool = True
 ) -> Iterator[ServeProcess]:
     """Give `hansard serve` with these arguments; it is killed if it still runs at the end.
 
-    It has no HTTP door unless the arguments name one.
+    It has no HTTP door unless the arguments name one, and lets everybody in unless told otherwise.
     """
+    if insecure:
+        arguments = ("--insecure", *arguments)
     if "--http-listen" not in arguments:
         arguments = (*arguments, "--http-listen", "off")
     # The folders that this process imports from, so that it needs no installation either.

@@ -9,8 +9,8 @@ import pytest
 from hansard_server.config import (
     ConfigurationMistake,
     Settings,
-    check_exposure,
     describe,
+    find_exposures,
     is_loopback,
     load,
     split_listen,
@@ -90,15 +90,24 @@ def test_bad_listen_is_refused(listen: str) -> None:
     ("host", "expected"),
     [
         *(("localhost", True), ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True)),
-        *(("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False)),  # noqa: S104 - that is what is refused
+        *(("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False)),  # noqa: S104 - that is what is warned of
     ],
 )
-def test_exposure_needs_a_word(host: str, *, expected: bool) -> None:
+def test_exposure_is_told(host: str, *, expected: bool) -> None:
     assert is_loopback(host) is expected
     listen = f"[{host}]:1" if ":" in host else f"{host}:1"
-    check_exposure(load({"listen": listen, "insecure": True}))
+    tls = {"tls_certificate": "c", "tls_key": "k"}
+
+    def told(**settings: object) -> list[str]:
+        return find_exposures(load({"listen": listen, "http_listen": "off", **settings}))
+
     if expected:
-        check_exposure(load({"listen": listen}))
-    else:
-        with pytest.raises(ConfigurationMistake, match="--insecure"):
-            check_exposure(load({"listen": listen}))
+        assert told(insecure=True) == told() == []
+        return
+    assert ["authentication" in words for words in told(insecure=True)] == [True, False]
+    assert ["TLS" in words for words in told()] == [True]
+    assert told(**tls) == []
+    assert len(told(**tls, insecure=True)) == 1
+    assert told(**tls, insecure=True, tls_client_ca="a") == []
+    [warning] = told(**tls, http_listen=listen)
+    assert warning.startswith("http_listen: ")

@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "CORE": (
         "hansard_server.domain",
+        "hansard_server.repository.access",
         "hansard_server.repository.api",
         "hansard_server.repository.commands",
     ),
@@ -72,6 +73,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     # From the inside out.
     "hansard_server.domain": (),
     "hansard_server.repository.__init__": (),
+    "hansard_server.repository.access": ("CORE",),
     "hansard_server.repository.api": ("CORE",),
     "hansard_server.repository.commands": ("CORE",),
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
@@ -92,7 +94,9 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "obstore", "puremagic"),
     ),
     "hansard_server.corpora": ("CORE", "MESSAGES", "WATCHED", "sqlglot"),
-    "hansard_server.access": ("CORE", "MESSAGES", "WATCHED", "limits"),
+    "hansard_server.access": (
+        *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "limits"),
+    ),
     "hansard_server.servicers": (
         *("CORE", "ROOMS", "MESSAGES", "WATCHED", "GRPC"),
         *("hansard_server.lifecycle", "protovalidate"),

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -15,8 +15,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
+from hansard_server.access.authorization import Authorizer
+from hansard_server.access.rules import Need, Rule
 from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavailable
 from hansard_server.lifecycle import Calls, Drain
+from hansard_server.repository.api import Store
+from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.interceptors import (
     AccessLog,
     DrainGate,
@@ -32,6 +36,10 @@ Message = agent_service_pb2.GetAgentRequest
 SERVICE = "hansard.v1.Kinds"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 SECRET = "what-the-user-said"
+# What the rules allow is not what is tested here: there is no store behind them.
+AUTHORIZER = Authorizer(
+    cast("Store", None), rules={f"/{SERVICE}/{kind}": Rule(Need.KEY) for kind in KINDS}
+)
 
 
 class Kinds:
@@ -123,7 +131,9 @@ def interceptors(drain: Drain, calls: Calls) -> list[Interceptor]:
         AccessLog(calls),
         Errors(),
         DrainGate(drain),
+        Authentication(None, AUTHORIZER),
         Validation(drain, request_max_bytes=1000, metadata_max_bytes=1000),
+        Authorization(AUTHORIZER),
     ]
 
 
@@ -352,13 +362,13 @@ async def test_abort_by_a_servicer_keeps_its_status() -> None:
         aborts, Message.FromString, Message.SerializeToString
     )
     server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("test.A", {"b": handler}),)
+        (grpc.method_handlers_generic_handler(SERVICE, {"unary_unary": handler}),)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with open_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await channel.unary_unary("/test.A/b")(request("a"))
+            await channel.unary_unary(f"/{SERVICE}/unary_unary")(request("a"))
     answer = to_failure(raised.value)
     assert (answer.code, answer.message) == (grpc.StatusCode.DATA_LOSS, "as I say")
     await server.stop(0)

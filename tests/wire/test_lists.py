@@ -20,12 +20,14 @@ from hansard.v1 import (
     turn_pb2,
     turn_service_pb2,
 )
+from hansard_server.domain.access import Caller
 from hansard_server.domain.limits import MIB, PAGE_MAX_BYTES
 from tests.support.databases import Databases
 from tests.support.server import Failure, Running, failure, make_settings, running_server
 from tests.support.talk import Talk
 from tests.wire.conftest import agent_request
 
+STRANGER = Caller(tenant="other", administrator=True)
 ListAgents = agent_service_pb2.ListAgentsRequest
 ListSessions = session_service_pb2.ListSessionsRequest
 Create = session_service_pb2.CreateSessionRequest
@@ -303,7 +305,7 @@ async def test_token_is_bound_to_its_tenant(
     for key in ("a", "b"):
         await plain.agents.CreateAgent(agent_request(key=key))
     token = (await plain.agents.ListAgents(ListAgents(page_size=1))).next_page_token
-    monkeypatch.setattr("hansard_server.servicers.agents.current_tenant", lambda: "other")
+    monkeypatch.setattr("hansard_server.servicers.entrance.EVERYBODY", STRANGER)
     assert not (await plain.agents.ListAgents(ListAgents())).agents
     refused = await failure(plain.agents.ListAgents(ListAgents(page_token=token)))
     assert refused.reason == "INVALID_PAGE_TOKEN"
@@ -335,8 +337,7 @@ async def test_agent_of_another_tenant_is_not_found(
     plain: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_sessions(plain, 1)
-    monkeypatch.setattr("hansard_server.servicers.agents.current_tenant", lambda: "other")
-    monkeypatch.setattr("hansard_server.servicers.sessions.current_tenant", lambda: "other")
+    monkeypatch.setattr("hansard_server.servicers.entrance.EVERYBODY", STRANGER)
     for call in (
         plain.agents.GetAgent(agent_service_pb2.GetAgentRequest(agent_key="a")),
         plain.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_key="a")),

@@ -119,8 +119,6 @@ def test_database_that_needs_migrating_is_refused_and_migrated(
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "words"),
     [
-        (["--listen", "0.0.0.0:0"], {}, 2, "--insecure"),
-        (["--listen", "[::]:0"], {}, 2, "--insecure"),
         (["--listen", "nonsense"], {}, 2, "listen: must be host:port"),
         (["--store", "mysql://u:secret@h/d"], {}, 2, "store: The database URL must look like"),
         (["--set", "metadata_max_depth=x"], {}, 2, "metadata_max_depth: "),

@@ -19,6 +19,7 @@ from hansard_client.channels import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Tls
 from hansard_client.client import Hansard
 from hansard_client.commands.rendering import Column, make_console, print_json, print_table
 from hansard_client.commands.text import one_line
+from hansard_client.credentials import default_key
 from hansard_client.errors import DeadlineExceeded, HansardError, Unreachable
 
 EXIT_FAILED = 1
@@ -47,7 +48,8 @@ Timeout = Annotated[
 ApiKey = Annotated[
     str,
     typer.Option(
-        help="The API key. Others on this machine may see what is typed: better set the variable.",
+        help="The API key, or a token. Others on this machine may see what is typed: better set the "
+        "variable. Default: admin.key of ./hansard-data, for servers of this machine.",
         envvar="HANSARD_API_KEY",
         show_default=False,
         rich_help_panel=_PANEL,
@@ -219,7 +221,7 @@ def _connect(
     try:
         return Hansard(
             target,
-            api_key=api_key,
+            api_key=api_key or default_key(target),
             tls=files if tls or tls_ca or tls_cert else False,
             timeout_s=timeout,
             patience_s=timeout,

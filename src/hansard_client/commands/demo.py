@@ -31,8 +31,10 @@ QUESTIONS = (
 class Demo:
     """Shows a server what to record, and people what it recorded."""
 
-    def __init__(self, hansard: Hansard) -> None:
+    def __init__(self, hansard: Hansard, key_file: Path | None = None) -> None:
+        """Talk by the client; what is told to try next takes its key from the file."""
         self._hansard = hansard
+        self._key_file = key_file
         self._out = make_console()
 
     def run(self) -> None:
@@ -91,13 +93,19 @@ class Demo:
         session = json.dumps({"agent_key": AGENT_KEY, "session_key": self._session.key})
         agent = json.dumps({"agent_key": AGENT_KEY})
         at = "" if target == "127.0.0.1:50051" else f" --target {target}"
+        grpcurl = "grpcurl -plaintext"
+        if self._key_file is not None:
+            file = shlex.quote(str(self._key_file))
+            grpcurl += f' -H "authorization: Bearer $(cat {file})"'
+            if self._key_file != Path("hansard-data", "admin.key"):
+                at += f' --api-key "$(cat {file})"'
         self._out.print()
         self._say("Try next, in a second terminal:")
         self._out.print()
         for line in (
-            f"grpcurl -plaintext -d '{session}' {target} hansard.v1.EventService/ListEvents",
-            f"grpcurl -plaintext -d '{agent}' {target} hansard.v1.SessionService/ListSessions",
-            f"grpcurl -plaintext {target} list",
+            f"{grpcurl} -d '{session}' {target} hansard.v1.EventService/ListEvents",
+            f"{grpcurl} -d '{agent}' {target} hansard.v1.SessionService/ListSessions",
+            f"{grpcurl} {target} list",
             f"{_command()} chat {AGENT_KEY} {self._session.key}{at}",
         ):
             self._out.print(f"  {line}", soft_wrap=True)

@@ -127,6 +127,12 @@ class ArtifactNotFound(DomainError):
     reason = "ARTIFACT_NOT_FOUND"
 
 
+class ApiKeyNotFound(DomainError):
+    """No such API key in the tenant, as far as the caller sees."""
+
+    reason = "API_KEY_NOT_FOUND"
+
+
 class AgentAlreadyExists(DomainError):
     """The agent's key is taken."""
 

@@ -10,6 +10,8 @@ import unicodedata
 KEY_MAX_CHARACTERS = 50
 _TAIL_CHARACTERS = 6
 _UID_CHARACTERS = 20
+API_KEY_ID_CHARACTERS = 16
+"""Of the random part of an API key's id."""
 
 
 def make_agent_key(name: str) -> str:
@@ -41,6 +43,11 @@ def make_turn_id() -> str:
 def make_tool_call_id() -> str:
     """Return a new id of a tool call, `call_…`."""
     return "call_" + random_tail(_UID_CHARACTERS)
+
+
+def make_api_key_id() -> str:
+    """Return a new id of an API key, `key_…`."""
+    return "key_" + random_tail(API_KEY_ID_CHARACTERS)
 
 
 def make_uid() -> str:

@@ -1,6 +1,7 @@
 """The seam of the store: what the rooms above may ask of it, and which errors must come back.
 
-Every method takes the tenant: no row of another one is ever seen. Times are whole microseconds.
+Every method takes the tenant: no row of another one is ever seen. The exceptions say "of every
+tenant": sweeps, and the keys that tell which tenant a caller is of. Times are whole microseconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hansard_server.domain.records import (
     TurnRecord,
     TurnStatus,
 )
+from hansard_server.repository.access import AccessReads, AccessWrites
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
@@ -146,7 +148,7 @@ class Alteration(Enum):
     DELETE = "delete"
 
 
-class ReadTx(Protocol):
+class ReadTx(AccessReads, Protocol):
     """Reads, all of one moment."""
 
     # Agents ---------------------------------------------------------------------------------------
@@ -157,6 +159,10 @@ class ReadTx(Protocol):
 
     def get_agent_by_uid(self, tenant: str, agent_uid: str) -> AgentRecord:
         """Return the agent, deleted or not, while its row lasts. Raises AgentNotFound."""
+        ...
+
+    def get_agents(self, tenant: str, agent_uids: Collection[str]) -> Sequence[AgentRecord]:
+        """Return those agents that exist, in no order."""
         ...
 
     def find_agent_claim(self, tenant: str, request_id: str) -> Claimed[AgentRecord] | None:
@@ -271,7 +277,7 @@ class ReadTx(Protocol):
         ...
 
 
-class WriteTx(ReadTx, Protocol):
+class WriteTx(ReadTx, AccessWrites, Protocol):
     """Reads and writes, committed together. A decision that raises leaves nothing."""
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:
@@ -285,7 +291,9 @@ class WriteTx(ReadTx, Protocol):
         ...
 
     def delete_agent(self, tenant: str, agent_uid: str, now_us: int) -> None:
-        """Hide the agent: its key is free, its sessions are deleted soon after by the purge."""
+        """Hide the agent: its key is free, roles on it are gone, its sessions are deleted soon
+        after by the purge.
+        """
         ...
 
     def insert_session(self, session: SessionRecord, claim: Claim | None) -> None:

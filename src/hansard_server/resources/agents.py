@@ -8,6 +8,7 @@ from typing import Literal
 
 from hansard.v1 import agent_pb2, agent_service_pb2
 from hansard_server.domain import keys
+from hansard_server.domain.access import Caller
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.errors import (
     AgentAlreadyExists,
@@ -20,6 +21,7 @@ from hansard_server.domain.errors import (
 from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import AgentRecord
 from hansard_server.repository.api import Store, WriteTx
+from hansard_server.resources.agent_views import as_seen, scan_visible
 from hansard_server.resources.fingerprints import claim_of, first_answer
 from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists
 from hansard_server.resources.masks import read_mask
@@ -117,18 +119,21 @@ class Agents:
 
         return await self._store.write(decide)
 
-    async def get(self, tenant: str, request: agent_service_pb2.GetAgentRequest) -> AgentRecord:
-        """Return the agent. Raises AgentNotFound."""
-        return await self._store.read(lambda tx: tx.get_agent(tenant, request.agent_key))
+    async def get(self, caller: Caller, request: agent_service_pb2.GetAgentRequest) -> AgentRecord:
+        """Return the agent as the caller sees it. Raises AgentNotFound."""
+        agent = await self._store.read(lambda tx: tx.get_agent(caller.tenant, request.agent_key))
+        return as_seen(caller, agent)
 
     async def list(
-        self, tenant: str, request: agent_service_pb2.ListAgentsRequest
+        self, caller: Caller, request: agent_service_pb2.ListAgentsRequest
     ) -> Page[AgentRecord]:
-        """Return a page. Raises InvalidRequest, InvalidMetadata, InvalidPageToken."""
+        """Return a page of the agents that the caller has a role on, as it sees them: conditions
+        too are about what it sees. Raises InvalidRequest, InvalidMetadata, InvalidPageToken.
+        """
         return await self._lists.list(
-            tenant,
+            caller.tenant,
             request,
-            fetch=lambda tx: lambda scan: tx.scan_agents(tenant, scan),
+            fetch=lambda tx: scan_visible(tx, caller),
             record=lambda agent: agent,
             size=_size,
         )

@@ -8,7 +8,7 @@ import grpc.aio
 
 from hansard.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
 from hansard_server.resources.agents import Agents
-from hansard_server.servicers.caller import current_tenant
+from hansard_server.servicers.caller import current_caller, current_tenant
 from hansard_server.servicers.convert import to_agent
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,13 +30,13 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: agent_service_pb2.GetAgentRequest, _context: Context
     ) -> agent_pb2.Agent:
         """See the contract."""
-        return to_agent(await self._agents.get(current_tenant(), request))
+        return to_agent(await self._agents.get(current_caller(), request))
 
     async def ListAgents(
         self, request: agent_service_pb2.ListAgentsRequest, _context: Context
     ) -> agent_service_pb2.ListAgentsResponse:
         """See the contract."""
-        page = await self._agents.list(current_tenant(), request)
+        page = await self._agents.list(current_caller(), request)
         return agent_service_pb2.ListAgentsResponse(
             agents=[to_agent(record) for record in page.items], next_page_token=page.next_token
         )

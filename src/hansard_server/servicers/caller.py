@@ -1,26 +1,20 @@
-"""Who calls."""
+"""Who makes the call that is being served."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
 
-DEFAULT_TENANT = "default"
-"""The tenant of everybody, as long as there is no authentication."""
+from hansard_server.domain.access import Caller
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """On whose behalf a call is made."""
-
-    tenant: str
+# Each call runs in a context of its own; the interceptor that lets callers in sets this there.
+CALLER: ContextVar[Caller] = ContextVar("caller")
 
 
-_DEFAULT = Caller(DEFAULT_TENANT)
-# Each call runs in a context of its own; an interceptor that knows callers sets this there.
-CALLER: ContextVar[Caller] = ContextVar("caller", default=_DEFAULT)
+def current_caller() -> Caller:
+    """Return who makes the call. A call that nobody was let in for has none: LookupError."""
+    return CALLER.get()
 
 
 def current_tenant() -> str:
-    """Return the tenant of the call that is being served."""
+    """Return the tenant of the call."""
     return CALLER.get().tenant

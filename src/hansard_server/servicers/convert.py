@@ -5,7 +5,8 @@ from __future__ import annotations
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from hansard.v1 import agent_pb2, session_pb2, turn_pb2
+from hansard.v1 import access_pb2, agent_pb2, session_pb2, turn_pb2
+from hansard_server.domain.access import ApiKeyRecord
 from hansard_server.domain.records import AgentRecord, SessionView, TurnRecord, Usage
 
 _MICROSECONDS = 1_000_000
@@ -73,6 +74,30 @@ def to_turn(record: TurnRecord, agent_key: str, session_key: str) -> turn_pb2.Tu
     if record.ended_at_us is not None:
         turn.ended_at.CopyFrom(to_timestamp(record.ended_at_us))
     return turn
+
+
+def to_api_key(record: ApiKeyRecord, secret: str = "") -> access_pb2.ApiKey:
+    """Return the key as callers see it."""
+    key = access_pb2.ApiKey(
+        id=record.id,
+        name=record.name,
+        roles=[
+            access_pb2.RoleGrant(
+                role=access_pb2.Role.ValueType(grant.role), agent_key=grant.agent_key
+            )
+            for grant in record.grants
+        ],
+        secret=secret,
+        created_at=to_timestamp(record.created_at_us),
+    )
+    for field, time_us in (
+        (key.expires_at, record.expires_at_us),
+        (key.last_used_at, record.last_used_at_us),
+        (key.revoked_at, record.revoked_at_us),
+    ):
+        if time_us is not None:
+            field.CopyFrom(to_timestamp(time_us))
+    return key
 
 
 def to_usage(usage: Usage) -> turn_pb2.Usage:

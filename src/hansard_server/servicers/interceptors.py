@@ -1,5 +1,6 @@
-"""What every call goes through, whatever it streams: the log line, errors, the drain, and (in
-`validation`) parsing and rules. All four kinds of call are wrapped by one function.
+"""What every call goes through, whatever it streams: the log line, errors, the drain, (in
+`entrance`) who calls and whether that is allowed, and (in `validation`) parsing and rules. All four
+kinds of call are wrapped by one function.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from hansard_server.domain.access import Caller
 from hansard_server.domain.errors import DomainError, Internal
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.servicers.status import DETAILS_KEY, to_wire
@@ -27,7 +29,7 @@ _log = structlog.get_logger("hansard.calls")
 
 REQUEST_ID_KEY = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
-ORDER = ("access_log", "errors", "drain", "validation")
+ORDER = ("access_log", "errors", "drain", "authentication", "validation", "authorization")
 """The names of the interceptors, from the outside in."""
 # What probes ask all the time; its lines say nothing as long as it works.
 _PROBES = "/grpc.health.v1.Health/"
@@ -46,12 +48,16 @@ class Method:
 
 @dataclass(slots=True)
 class Call:
-    """One call. `request` is bytes, or a stream of them; validation makes them messages."""
+    """One call. `request` is bytes, or a stream of them; validation makes them messages.
+
+    `caller` is known from authentication on, and never of calls that anybody may make.
+    """
 
     method: Method
     context: grpc.aio.ServicerContext[Any, Any]
     request: Any
     request_id: str = ""
+    caller: Caller | None = None
     code: str = "OK"
     reason: str | None = None
 
@@ -110,6 +116,8 @@ class AccessLog:
             duration_ms=round(seconds * 1_000, 2),
             request_id=call.request_id,
             peer=call.context.peer(),
+            tenant=call.caller.tenant if call.caller else None,
+            key_id=(call.caller.key_id or None) if call.caller else None,
         )
 
 

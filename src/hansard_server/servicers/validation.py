@@ -22,7 +22,7 @@ _KEY_SHOWN_CHARACTERS = 64
 
 
 class Validation:
-    """The innermost interceptor: bytes become messages that keep to the contract."""
+    """Bytes become messages that keep to the contract."""
 
     name = "validation"
 

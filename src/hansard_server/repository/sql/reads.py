@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, tuple_
+from sqlalchemy import Connection, Select
 
 from hansard_server.domain.errors import (
     AgentNotFound,
@@ -34,6 +34,7 @@ from hansard_server.repository.api import (
 )
 from hansard_server.repository.commands import SessionName
 from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.access import AGENTS_BY_UID, SqlAccessReads
 from hansard_server.repository.sql.event_reads import read_event_page
 from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.rows import (
@@ -46,11 +47,12 @@ from hansard_server.repository.sql.rows import (
     session_record,
     turn_record,
 )
+from hansard_server.repository.sql.scans import by_creation
 from hansard_server.repository.sql.tables import agents, artifacts, sessions
 from hansard_server.repository.sql.turn_reads import read_turn_page
 
 
-class SqlReadTx:
+class SqlReadTx(SqlAccessReads):
     """A ReadTx (see repository.api) on a connection whose transaction others begin and end."""
 
     def __init__(self, connection: Connection) -> None:
@@ -72,6 +74,11 @@ class SqlReadTx:
             raise _no_agent()
         return agent_record(row)
 
+    def get_agents(self, tenant: str, agent_uids: Collection[str]) -> Sequence[AgentRecord]:
+        """Return those agents that exist, in no order."""
+        rows = self._all(AGENTS_BY_UID, **encode_keys({(tenant, uid) for uid in agent_uids}))
+        return [agent_record(row) for row in rows]
+
     def find_agent_claim(self, tenant: str, request_id: str) -> Claimed[AgentRecord] | None:
         """Return what CreateAgent made under this request_id, even if deleted since."""
         row = self._one(statements.AGENT_CLAIM, tenant=tenant, request_id=request_id)
@@ -85,7 +92,7 @@ class SqlReadTx:
         """Return at most `scan.limit` agents."""
         select = statements.AGENTS
         rows = self._all(
-            _by_creation(select, scan, agents.c.created_at, agents.c.uid), tenant=tenant
+            by_creation(select, scan, agents.c.created_at, agents.c.uid), tenant=tenant
         )
         return [agent_record(row) for row in rows]
 
@@ -150,7 +157,7 @@ class SqlReadTx:
         self, tenant: str, agent_uid: str, scan: CreationScan
     ) -> Sequence[SessionView]:
         """Return at most `scan.limit` sessions of the agent."""
-        select = _by_creation(statements.SESSIONS, scan, sessions.c.created_at, sessions.c.uid)
+        select = by_creation(statements.SESSIONS, scan, sessions.c.created_at, sessions.c.uid)
         rows = self._all(select, tenant=tenant, agent_uid=agent_uid)
         return [_session_view(row) for row in rows]
 
@@ -243,7 +250,7 @@ class SqlReadTx:
         self, tenant: str, session_uid: str, scan: CreationScan
     ) -> Sequence[ArtifactRecord]:
         """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
-        select = _by_creation(statements.ARTIFACTS, scan, artifacts.c.created_at, artifacts.c.id)
+        select = by_creation(statements.ARTIFACTS, scan, artifacts.c.created_at, artifacts.c.id)
         rows = self._all(select, tenant=tenant, session_uid=session_uid)
         return [artifact_record(row) for row in rows]
 
@@ -269,22 +276,6 @@ class SqlReadTx:
 
     def _all(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
         return self.connection.execute(select, values).all()
-
-
-def _by_creation(
-    select: Select[Any], scan: CreationScan, created_at: ColumnElement[int], uid: ColumnElement[str]
-) -> Select[Any]:
-    """Return the select in the scan's order, from its position on, inside its bounds."""
-    if scan.after is not None:
-        # As row values, which an index serves where two comparisons joined by OR read too much.
-        here, there = tuple_(created_at, uid), (scan.after.created_at_us, scan.after.uid)
-        select = select.where(here < there if scan.descending else here > there)
-    if scan.created_from_us is not None:
-        select = select.where(created_at >= scan.created_from_us)
-    if scan.created_before_us is not None:
-        select = select.where(created_at < scan.created_before_us)
-    order = (created_at.desc(), uid.desc()) if scan.descending else (created_at, uid)
-    return select.order_by(*order).limit(scan.limit)
 
 
 def _session_view(row: AnyRow) -> SessionView:

@@ -13,6 +13,7 @@ from hansard_server.domain.records import (
     AgentRecord,
     ArtifactRecord,
     ArtifactSource,
+    Claim,
     EventRecord,
     EventType,
     HideReason,
@@ -61,6 +62,13 @@ def agent_values(agent: AgentRecord) -> dict[str, Any]:
         "created_at": agent.created_at_us,
         "updated_at": agent.updated_at_us,
     }
+
+
+def claim_values(claim: Claim | None) -> dict[str, Any]:
+    """Return the claim as columns of the row that it made; none for no claim."""
+    if claim is None:
+        return {}
+    return {"request_id": claim.request_id, "fingerprint": claim.fingerprint}
 
 
 def session_record(row: AnyRow) -> SessionRecord:

@@ -298,6 +298,59 @@ Index(
 )
 Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
 
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _tenant(),
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    # The secret is random, 260 bits: a fast hash keeps it as well as a slow one would.
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("request_id", String(128)),
+    Column("fingerprint", LargeBinary),
+)
+# A key is looked up before its tenant is known.
+Index("api_keys_by_id", api_keys.c.id, unique=True)
+Index("api_keys_by_creation", api_keys.c.tenant, api_keys.c.created_at, api_keys.c.id)
+Index(
+    "api_keys_by_claim",
+    api_keys.c.tenant,
+    api_keys.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    _tenant(),
+    Column("api_key_id", String(64), primary_key=True),
+    # Empty for a role on the whole tenant.
+    Column("agent_uid", String(64), primary_key=True),
+    Column("role", SmallInteger, nullable=False),
+)
+Index("roles_by_agent", roles.c.tenant, roles.c.agent_uid)
+
+# Of the service itself, shared by all its processes.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
 schema_versions = Table(
     "schema_versions",
     metadata,
@@ -307,4 +360,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1

@@ -23,6 +23,7 @@ from hansard_server.domain.records import (
 )
 from hansard_server.repository.api import Alteration, Change
 from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.access import SqlAccessWrites
 from hansard_server.repository.sql.alterations import alter_event
 from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
@@ -34,6 +35,7 @@ from hansard_server.repository.sql.rows import (
     agent_record,
     agent_values,
     artifact_record,
+    claim_values,
     encode_first_answer,
     session_record,
     session_values,
@@ -79,7 +81,7 @@ _RENEW_LEASES = (
 )
 
 
-class SqlWriteTx(SqlReadTx):
+class SqlWriteTx(SqlReadTx, SqlAccessWrites):
     """A WriteTx (see repository.api) on a connection whose transaction others begin and end.
 
     `changes` is what watchers are told after the commit.
@@ -102,7 +104,7 @@ class SqlWriteTx(SqlReadTx):
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:
         """Write a new agent. An IntegrityError says that its key or claim was taken meanwhile."""
-        self.connection.execute(insert(agents), agent_values(agent) | _claim_values(claim))
+        self.connection.execute(insert(agents), agent_values(agent) | claim_values(claim))
 
     def update_agent(self, agent: AgentRecord) -> None:
         """Replace what callers set of the agent with this uid.
@@ -132,6 +134,7 @@ class SqlWriteTx(SqlReadTx):
         self.connection.execute(
             _DELETE_AGENT, {"of_tenant": tenant, "of_uid": agent_uid, "now": now_us}
         )
+        self._delete_roles_on(tenant, agent_uid)
 
     # Sessions -------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class SqlWriteTx(SqlReadTx):
 
     def insert_session(self, session: SessionRecord, claim: Claim | None) -> None:
         """Write a new, empty session and its head; as insert_agent."""
-        self.connection.execute(insert(sessions), session_values(session) | _claim_values(claim))
+        self.connection.execute(insert(sessions), session_values(session) | claim_values(claim))
         created = session.created_at_us
         head = {
             "tenant": session.tenant,
@@ -290,12 +293,6 @@ class SqlWriteTx(SqlReadTx):
 
 def _expiry(last_active_at: int, tti_minutes: int) -> int | None:
     return last_active_at + tti_minutes * MICROSECONDS_PER_MINUTE if tti_minutes > 0 else None
-
-
-def _claim_values(claim: Claim | None) -> dict[str, Any]:
-    if claim is None:
-        return {}
-    return {"request_id": claim.request_id, "fingerprint": claim.fingerprint}
 
 
 def _answer_is_kept_from_now_on(row: AnyRow) -> bool:
