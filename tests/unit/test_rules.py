@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -19,15 +19,18 @@ IMAGE = Path(__file__).resolve().parents[2] / "generated" / "hansard" / "hansard
 
 def methods() -> Iterator[MethodDescriptor]:
     """Yield the calls of the contract, and those that the server serves beside it."""
-    pool = descriptor_pool.Default()
+    pool = descriptor_pool.DescriptorPool()
     image = FileDescriptorSet.FromString(IMAGE.read_bytes())
-    files = [
+    for file in image.file:
+        pool.Add(file)
+    files: list[FileDescriptor] = [
         pool.FindFileByName(file.name)
         for file in image.file
         if file.package == "hansard.v1" and file.service
     ]
-    for file in (*files, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        for service in file.services_by_name.values():
+    served: list[FileDescriptor] = [*files, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
+    for descriptor in served:
+        for service in descriptor.services_by_name.values():
             yield from service.methods
 
 
@@ -65,10 +68,12 @@ def test_line_looks_at_every_agent_that_the_request_names(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_paths_lead_to_a_text(name: str) -> None:
     for agent in RULES[name].agents:
-        message = METHODS[name].input_type
+        message: Descriptor | None = METHODS[name].input_type
         *through, last = agent.path.split(".")
         for step in through:
+            assert message is not None
             message = message.fields_by_name[step].message_type
+        assert message is not None
         assert message.fields_by_name[last].type == FieldDescriptor.TYPE_STRING
 
 

@@ -114,6 +114,7 @@ RULES: dict[str, Rule] = {
     "/hansard.v1.ArtifactService/DeleteArtifact": _on(DEVELOPERS),
     # Probes have no keys. What reflection shows is public, but it costs work.
     "/grpc.health.v1.Health/Check": _OPEN,
+    "/grpc.health.v1.Health/List": _OPEN,
     "/grpc.health.v1.Health/Watch": _OPEN,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ANY_KEY,
 }

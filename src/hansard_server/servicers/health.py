@@ -62,6 +62,10 @@ class Health:
         works = self._working and not self._drain.started.is_set()
         return health_pb2.HealthCheckResponse(status=_SERVING if works else _NOT_SERVING)
 
+    def of_all(self) -> dict[str, health_pb2.HealthCheckResponse]:
+        """Return the health of every service."""
+        return {service: self.of(service) for service in sorted(self._services)}
+
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
     """grpc.health.v1.Health. A watcher is a cursor: it reads the status when it can take one."""
@@ -80,6 +84,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         if response.status == _SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
         return response
+
+    async def List(
+        self,
+        request: Any,  # noqa: ARG002 - the protocol's signature
+        context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002
+    ) -> Any:
+        """Answer the status of every service."""
+        # The stubs are older than the call.
+        listed: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined]
+        return listed(statuses=self._health.of_all())
 
     async def Watch(
         self,
