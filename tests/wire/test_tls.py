@@ -221,7 +221,8 @@ def test_encrypted_key_is_refused_without_asking_for_a_passphrase(tmp_path: Path
         )
     )
     flags = [f"--{name.replace('_', '-')}={path}" for name, path in files.items()]
-    ended = hansard("serve", "--listen=127.0.0.1:0", f"--data-dir={tmp_path / 'data'}", *flags)
+    flags += ["--insecure", f"--data-dir={tmp_path / 'data'}"]
+    ended = hansard("serve", "--listen=127.0.0.1:0", *flags)
     assert ended.returncode == 2
     assert ended.stderr == (
         "hansard: tls_key: the key is encrypted; write it without a passphrase\n"

@@ -48,8 +48,8 @@ Timeout = Annotated[
 ApiKey = Annotated[
     str,
     typer.Option(
-        help="The API key, or a token. Others on this machine may see what is typed: better set the "
-        "variable. Default: admin.key of ./hansard-data, for servers of this machine.",
+        help="The API key, or a token. Others on this machine may see what is typed: better set "
+        "the variable. Default: admin.key of ./hansard-data, for servers of this machine.",
         envvar="HANSARD_API_KEY",
         show_default=False,
         rich_help_panel=_PANEL,
