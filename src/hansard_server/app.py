@@ -51,7 +51,7 @@ from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.files import StoredFiles
 from hansard_server.artifacts.read import Artifacts
 from hansard_server.artifacts.sweep import ArtifactSweep
-from hansard_server.artifacts.upload import Uploader
+from hansard_server.artifacts.upload import Uploader, artifact_quota
 from hansard_server.config import ConfigurationMistake, Settings, find_exposures
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import SessionRecord
@@ -349,6 +349,7 @@ def _engine(
         return StoredFiles(
             store,
             blobs,
+            settings.limits,
             tenant=session.tenant,
             session_uid=session.uid,
             agent_key=session.agent_key,
@@ -367,7 +368,11 @@ def _engine(
             limits=limits,
         ),
         load_context=ContextLoader(store, open_files, clock=clock).load,
-        settings=EngineSettings(lease_s=settings.lease_s, text_max_bytes=limits.text_max_bytes),
+        settings=EngineSettings(
+            lease_s=settings.lease_s,
+            text_max_bytes=limits.text_max_bytes,
+            artifact_quota=artifact_quota(settings.limits),
+        ),
     )
 
 

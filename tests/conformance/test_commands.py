@@ -37,6 +37,7 @@ from hansard_server.domain.records import (
 from hansard_server.repository.api import Change, EventScan
 from hansard_server.repository.commands import (
     Accepted,
+    ArtifactQuota,
     ClaimScope,
     Command,
     LeaseLost,
@@ -227,7 +228,7 @@ async def test_append_while_a_turn_is_unfinished(store: SqlStore) -> None:
 async def test_upload_counts_against_the_quota(store: SqlStore) -> None:
     def upload(*numbers: int) -> Upload:
         files = tuple(artifact(n) for n in numbers)
-        return Upload(artifacts=files, max_files=3, max_bytes=250)
+        return Upload(artifacts=files, quota=ArtifactQuota(max_files=3, max_bytes=250))
 
     await store.submit(append(upload=upload(1, 2)))
     with pytest.raises(QuotaExceeded) as caught:

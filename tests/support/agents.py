@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf import json_format
 
 from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
-from hansard_server.agents.api import Json, TextKind, TurnContext
+from hansard_server.agents.api import Json, MadeFile, TextKind, TurnContext
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.loop import run_agent
 from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
-from hansard_server.domain.errors import ArtifactNotFound
+from hansard_server.artifacts.files import NewFile
+from hansard_server.domain.errors import ArtifactNotFound, QuotaExceeded
 from hansard_server.domain.records import Usage
 
 TURN_ID = "trn_test"
@@ -28,6 +30,7 @@ class MemoryFiles:
     def __init__(self, files: Mapping[str, bytes] | None = None, chunk_bytes: int = 7) -> None:
         self.chunk_bytes = chunk_bytes
         self.bytes_read = 0
+        self.quota_files: int | None = None
         self._files: dict[str, tuple[artifact_pb2.Artifact, bytes]] = {}
         for filename, data in (files or {}).items():
             self.add(filename, data)
@@ -42,6 +45,25 @@ class MemoryFiles:
 
     async def list_files(self, limit: int) -> Sequence[artifact_pb2.Artifact]:
         return [artifact for artifact, _ in reversed(self._files.values())][:limit]
+
+    async def make_file(
+        self,
+        filename: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        mime_type: str = "",
+        description: str = "",
+    ) -> NewFile:
+        data = b"".join([chunk async for chunk in chunks])
+        if self.quota_files is not None and len(self._files) >= self.quota_files:
+            raise QuotaExceeded(
+                "The session has too many files.", quota="session_artifacts_max_files"
+            )
+        artifact_id = self.add(filename, data, mime_type or "text/plain")
+        artifact = self._files[artifact_id][0]
+        artifact.description = description
+        record: Any = None
+        return NewFile(artifact, record)
 
     async def get_file(self, artifact_id: str) -> artifact_pb2.Artifact:
         if artifact_id not in self._files:
@@ -78,6 +100,7 @@ class MemoryRecorder:
     flushed: asyncio.Event = field(default_factory=asyncio.Event)
     open_text: tuple[TextKind, str] | None = None
     waits: list[event_pb2.Event] = field(default_factory=list)
+    files: list[MadeFile] = field(default_factory=list)
 
     async def show(self, kind: TextKind, text: str) -> None:
         assert text
@@ -98,9 +121,10 @@ class MemoryRecorder:
             output = event_pb2.AgentOutput(content=content, provider_data=provider_data)
             self.add(event_pb2.Event(agent_output=output))
 
-    def add(self, payload: event_pb2.Event) -> None:
+    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
         event = event_pb2.Event()
         event.CopyFrom(payload)
+        self.files.extend(files)
         self.waits.append(event)
 
     def add_usage(self, usage: Usage) -> None:

@@ -78,6 +78,7 @@ class World:
         return StoredFiles(
             self.store,
             self.blobs,
+            self.limits,
             tenant=TENANT,
             session_uid=SESSION.uid,
             agent_key=AGENT.key,

@@ -52,12 +52,21 @@ class Talk:
         self.uid = ""
 
     async def begin(
-        self, script: Sequence[dict[str, Any]] | None = None, **parameters: Any
+        self,
+        script: Sequence[dict[str, Any]] | None = None,
+        *,
+        tools: Sequence[str] = (),
+        **parameters: Any,
     ) -> Talk:
-        """Create the agent and the session."""
+        """Create the agent, with these tools under their own names, and the session."""
         await self.server.agents.CreateAgent(
             agent_service_pb2.CreateAgentRequest(
-                key=self.agent_key, name="Agent", model=model(script, **parameters)
+                key=self.agent_key,
+                name="Agent",
+                model=model(script, **parameters),
+                tool_configurations={
+                    tool: agent_pb2.ToolConfiguration(**{tool: {}}) for tool in tools
+                },
             )
         )
         return await self.open_session()

@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 import pytest
 
-from hansard.v1 import artifact_service_pb2, session_service_pb2
+from hansard.v1 import artifact_pb2, artifact_service_pb2, session_service_pb2, turn_pb2
+from tests.support.databases import Databases
 from tests.support.server import Running, failure, make_settings, running_server
-from tests.support.talk import Talk, check_turn
+from tests.support.talk import Talk, check_turn, stored
 
 Part = artifact_service_pb2.UploadArtifactsRequest
 Header = artifact_service_pb2.UploadHeader
@@ -240,3 +241,45 @@ async def test_deleted_artifact_and_session(hansard: Running) -> None:
     assert await talk.events() == [event]
     await hansard.sessions.DeleteSession(session_service_pb2.DeleteSessionRequest(**talk.keys))
     assert (await failure(download(talk, artifact_id))).reason == "SESSION_NOT_FOUND"
+
+
+async def test_files_that_a_tool_makes_are_artifacts(hansard: Running) -> None:
+    """The file, its event and the tool's answer are one step; the whole can be downloaded."""
+    call = {"name": "artifact_create", "input": {"filename": "a.md", "content": "# A\n"}}
+    talk = await Talk(hansard).begin(
+        [{"tool_call": call}, {"agent_output": {"content": "."}}], tools=["artifact_create"]
+    )
+    events = stored(await talk.send())
+    kinds = [event.WhichOneof("payload") for event in events]
+    assert kinds == [
+        *("input_message", "tool_input", "tool_output", "artifact_upload", "agent_output"),
+    ]
+    (reference,) = events[3].artifact_upload.artifacts
+    artifact = await hansard.artifacts.GetArtifact(
+        artifact_service_pb2.GetArtifactRequest(artifact_id=reference.artifact_id, **talk.keys)
+    )
+    assert artifact.source == artifact_pb2.ARTIFACT_SOURCE_TOOL
+    request = artifact_service_pb2.DownloadArtifactRequest(
+        artifact_id=reference.artifact_id, **talk.keys
+    )
+    parts = [part async for part in hansard.artifacts.DownloadArtifact(request)]
+    assert b"".join(part.chunk for part in parts) == b"# A\n"
+
+
+async def test_files_beyond_the_quota_are_a_tools_error(
+    databases: Databases, tmp_path: Path
+) -> None:
+    call = {"name": "artifact_create", "input": {"filename": "a", "content": "A"}}
+    settings = make_settings(
+        tmp_path / "data", databases.migrated("sqlite"), session_artifacts_max_files=1
+    )
+    async with running_server(settings) as hansard:
+        talk = await Talk(hansard).begin(
+            [{"tool_call": call}] * 2 + [{"agent_output": {"content": "."}}],
+            tools=["artifact_create"],
+        )
+        responses = await talk.send()
+        outputs = [e.tool_output for e in stored(responses) if e.HasField("tool_output")]
+        assert [output.error for output in outputs] == [False, True]
+        assert "1" in outputs[1].tool_output_json
+        assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED

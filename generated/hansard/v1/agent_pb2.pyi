@@ -450,6 +450,9 @@ class ToolConfiguration(_message.Message):
     RERUN_SAFE_FIELD_NUMBER: _builtins.int
     ARTIFACT_READ_FIELD_NUMBER: _builtins.int
     ARTIFACT_GREP_FIELD_NUMBER: _builtins.int
+    ARTIFACT_CREATE_FIELD_NUMBER: _builtins.int
+    IMAGE_READ_FIELD_NUMBER: _builtins.int
+    DOCUMENT_CONVERSION_FIELD_NUMBER: _builtins.int
     description_template: _builtins.str
     """What the model is told of the tool, instead of the tool's own description: a template, at most
     4,096 characters.
@@ -472,9 +475,20 @@ class ToolConfiguration(_message.Message):
 
     @_builtins.property
     def artifact_grep(self) -> Global___ArtifactGrepTool:
-        """Finds the lines of the session's artifacts that match a regular expression.
-        10 and 13 to 29 are kept for: corpora_search, artifact_create, image_read,
-        document_conversion, document_index, mcp, sub_agent, client.
+        """Finds the lines of the session's artifacts that match a regular expression."""
+
+    @_builtins.property
+    def artifact_create(self) -> Global___ArtifactCreateTool:
+        """Writes a text to a new file of the session."""
+
+    @_builtins.property
+    def image_read(self) -> Global___ImageReadTool:
+        """Shows an image of the session to models that can see."""
+
+    @_builtins.property
+    def document_conversion(self) -> Global___DocumentConversionTool:
+        """Converts a document of the session to Markdown.
+        10 and 16 to 29 are kept for: corpora_search, document_index, mcp, sub_agent, client.
         """
 
     def __init__(
@@ -486,16 +500,74 @@ class ToolConfiguration(_message.Message):
         rerun_safe: _builtins.bool = ...,
         artifact_read: Global___ArtifactReadTool | None = ...,
         artifact_grep: Global___ArtifactGrepTool | None = ...,
+        artifact_create: Global___ArtifactCreateTool | None = ...,
+        image_read: Global___ImageReadTool | None = ...,
+        document_conversion: Global___DocumentConversionTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "document_conversion", b"document_conversion", "image_read", b"image_read", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "description_template", b"description_template", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "description_template", b"description_template", "document_conversion", b"document_conversion", "image_read", b"image_read", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["artifact_read", "artifact_grep"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
 Global___ToolConfiguration: _TypeAlias = ToolConfiguration  # noqa: Y015
+
+@_typing.final
+class ArtifactCreateTool(_message.Message):
+    """Writes a text to a new file of the session. It has no settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArtifactCreateTool: _TypeAlias = ArtifactCreateTool  # noqa: Y015
+
+@_typing.final
+class ImageReadTool(_message.Message):
+    """Shows an image of the session, PNG, JPEG, GIF or WebP by its bytes, to models that can see. It has
+    no settings.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageReadTool: _TypeAlias = ImageReadTool  # noqa: Y015
+
+@_typing.final
+class DocumentConversionTool(_message.Message):
+    """Converts a document of the session (PDF, DOCX, PPTX, XLSX, HTML, EPUB and more) to a Markdown file,
+    in a process of its own with limits of memory, time and output. It has no settings.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentConversionTool: _TypeAlias = DocumentConversionTool  # noqa: Y015
 
 @_typing.final
 class ArtifactReadTool(_message.Message):

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
-from hansard_server.domain.records import Usage
+from hansard_server.domain.records import ArtifactRecord, Usage
 
 Json = Any
 """A JSON value as Python has it."""
@@ -133,6 +133,45 @@ class SessionFiles(Protocol):
         """Yield the bytes in chunks; never the whole file at once. Raises ArtifactNotFound."""
         ...
 
+    async def make_file(
+        self,
+        filename: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        mime_type: str = "",
+        description: str = "",
+    ) -> MadeFile:
+        """Store bytes; they become an artifact with the event that TurnRecorder.add is given.
+
+        Without `mime_type` it is told from the bytes and the name. Raises PayloadTooLarge,
+        QuotaExceeded, StoreUnavailable; nothing is left behind then.
+        """
+        ...
+
+
+class MadeFile(Protocol):
+    """A file that a tool made: what it will be, and how the store keeps it."""
+
+    @property
+    def artifact(self) -> artifact_pb2.Artifact: ...  # noqa: D102
+    @property
+    def record(self) -> ArtifactRecord: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool answers when it is more than JSON.
+
+    Attributes:
+        output: the answer, a JSON object.
+        files: become artifacts of the session together with the answer.
+        events: follow the answer; of each only the payload field counts.
+    """
+
+    output: Json
+    files: tuple[MadeFile, ...] = ()
+    events: tuple[event_pb2.Event, ...] = ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
@@ -156,8 +195,8 @@ class Tool(Protocol):
     @property
     def input_schema(self) -> Mapping[str, Json]: ...  # noqa: D102
 
-    async def run(self, arguments: Mapping[str, Json], context: ToolContext) -> Json:
-        """Return the result, a JSON object. Raises ToolError."""
+    async def run(self, arguments: Mapping[str, Json], context: ToolContext) -> Json | ToolResult:
+        """Return the result, a JSON object or a ToolResult with one. Raises ToolError."""
         ...
 
 
@@ -191,8 +230,12 @@ class TurnRecorder(Protocol):
         """Make the open text an event that waits. Does nothing when no text is open."""
         ...
 
-    def add(self, payload: event_pb2.Event) -> None:
-        """Add an event that waits; of `payload` only its payload field counts."""
+    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
+        """Add an event that waits; of `payload` only its payload field counts.
+
+        `files` become artifacts when the event is written; `flush` raises QuotaExceeded when the
+        session can't have them, and nothing that waited is written then.
+        """
         ...
 
     def add_usage(self, usage: Usage) -> None:

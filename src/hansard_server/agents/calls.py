@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 from jsonschema import Draft202012Validator
 
-from hansard.v1 import event_pb2
+from hansard.v1 import artifact_pb2, event_pb2
 from hansard_server.agents.api import (
     Json,
+    MadeFile,
     ModelFailed,
     ScriptedResult,
     ToolCall,
     ToolContext,
     ToolError,
+    ToolResult,
     TurnContext,
     TurnRecorder,
 )
@@ -25,11 +27,13 @@ from hansard_server.agents.json_text import NotJson, cut_utf8, dump_json, parse_
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.overrides import UnresolvedReference, resolve_overrides
 from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
-from hansard_server.domain.errors import AgentProcessingFailed, DomainError
+from hansard_server.domain.errors import AgentProcessingFailed, DomainError, QuotaExceeded
 from hansard_server.domain.keys import make_tool_call_id
+from hansard_server.domain.limits import KIB
 
 _NAME_MAX_CHARACTERS = 255
 _PROBLEMS_SHOWN = 5
+_PIECE_BYTES = 256 * KIB
 
 _log = structlog.get_logger(__name__)
 
@@ -135,33 +139,51 @@ class ToolRunner:
         An output is written as soon as those before it are there. Cancelled, it cancels the tools
         and returns when they have ended.
         """
-        tasks = [asyncio.create_task(self._output(call)) for call in calls]
+        tasks = [asyncio.create_task(self._answer(call)) for call in calls]
         try:
-            for index, task in enumerate(tasks):
+            for call, task in zip(calls, tasks, strict=True):
                 if recorder.waiting and not task.done():
                     await recorder.flush()
-                recorder.add(await task)
-                if index + 1 == len(tasks):
-                    await recorder.flush()
+                answer = await task
+                if answer.files:
+                    await self._add_with_files(call, answer, recorder)
+                    continue
+                for event in answer.events:
+                    recorder.add(event)
+            await recorder.flush()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _output(self, call: RecordedCall) -> event_pb2.Event:
+    async def _add_with_files(
+        self, call: RecordedCall, answer: _Answer, recorder: TurnRecorder
+    ) -> None:
+        """Write an answer by itself: its files may be refused, and no other may go with them."""
+        await recorder.flush()
+        for event in answer.events:
+            recorder.add(event)
+        recorder.add(_upload_event(answer.files), answer.files)
+        try:
+            await recorder.flush()
+        except QuotaExceeded as error:
+            recorder.add(call.to_error(error.message))
+
+    async def _answer(self, call: RecordedCall) -> _Answer:
         if call.problem is not None:
-            return call.to_error(call.problem)
+            return _Answer((call.to_error(call.problem),))
         if call.scripted_result is not None:
-            return await self._scripted(call, call.scripted_result)
+            return _Answer((await self._scripted(call, call.scripted_result),))
         async with self._places:
             try:
                 async with asyncio.timeout(self._limits.tool_max_s):
-                    return self._completed(call, dump_json(await self._result(call)))
+                    result = await self._result(call)
+                    return await self._completed(call, result)
             except _CannotBeRun as error:
                 raise AgentProcessingFailed(str(error)) from None
             except Exception as error:  # noqa: BLE001
                 # A tool's fault must not end the turn: the model may know another way.
-                return self._error_output(call, error)
+                return _Answer((self._error_output(call, error),))
 
     def _error_output(self, call: RecordedCall, error: Exception) -> event_pb2.Event:
         match error:
@@ -188,10 +210,11 @@ class ToolRunner:
     async def _scripted(self, call: RecordedCall, scripted: ScriptedResult) -> event_pb2.Event:
         await asyncio.sleep(scripted.pause_s)
         if not scripted.error:
-            return self._completed(call, scripted.output_json)
+            output_json = fit_output(scripted.output_json, self._limits.text_max_bytes)
+            return call.to_output(output_json, event_pb2.TOOL_OUTCOME_COMPLETED)
         return call.to_output(scripted.output_json, event_pb2.TOOL_OUTCOME_FAILED)
 
-    async def _result(self, call: RecordedCall) -> Json:
+    async def _result(self, call: RecordedCall) -> Json | ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
@@ -225,21 +248,73 @@ class ToolRunner:
             return _fitting_string(text, limit), f"The arguments are not JSON: {error}"
         return text, None
 
-    def _completed(self, call: RecordedCall, output_json: str) -> event_pb2.Event:
-        return call.to_output(
-            fit_output(output_json, self._limits.text_max_bytes), event_pb2.TOOL_OUTCOME_COMPLETED
-        )
+    async def _completed(self, call: RecordedCall, result: Json | ToolResult) -> _Answer:
+        """Return the answer; what is too large for an event becomes a file, with its beginning."""
+        if not isinstance(result, ToolResult):
+            result = ToolResult(output=result)
+        output_json, files = dump_json(result.output), result.files
+        limit = self._limits.tool_output_max_bytes
+        whole: artifact_pb2.ArtifactReference | None = None
+        if len(output_json.encode()) > limit:
+            made = await self._context.files.make_file(
+                f"{call.name}-output.json",
+                _pieces(output_json.encode()),
+                mime_type="application/json",
+                description=f"The whole answer of the tool {call.name}.",
+            )
+            files = (*files, made)
+            whole = _reference(made)
+            output_json = fit_output(output_json, limit, whole.artifact_id)
+        output = call.to_output(output_json, event_pb2.TOOL_OUTCOME_COMPLETED)
+        if whole is not None:
+            output.tool_output.offloaded_artifact.CopyFrom(whole)
+        return _Answer((output, *result.events), files)
 
 
-def fit_output(output_json: str, max_bytes: int) -> str:
-    """Return the JSON, or when it is larger than `max_bytes` an object with its beginning."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a call came to: its output, what follows it, and the files that come with it."""
+
+    events: tuple[event_pb2.Event, ...]
+    files: tuple[MadeFile, ...] = ()
+
+
+def _upload_event(files: Sequence[MadeFile]) -> event_pb2.Event:
+    upload = event_pb2.ArtifactUpload(artifacts=map(_reference, files))
+    return event_pb2.Event(artifact_upload=upload)
+
+
+def _reference(file: MadeFile) -> artifact_pb2.ArtifactReference:
+    return artifact_pb2.ArtifactReference(
+        artifact_id=file.artifact.artifact_id,
+        filename=file.artifact.filename,
+        mime_type=file.artifact.mime_type,
+        size_bytes=file.artifact.size_bytes,
+    )
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _PIECE_BYTES):
+        yield data[start : start + _PIECE_BYTES]
+
+
+def fit_output(output_json: str, max_bytes: int, artifact_id: str = "") -> str:
+    """Return the JSON, or when it is larger than `max_bytes` an object with its beginning.
+
+    `artifact_id`: where the whole of it is.
+    """
     size = len(output_json) if output_json.isascii() else len(output_json.encode())
     if size <= max_bytes:
         return output_json
     room = max_bytes // 2
     while True:
         cut = dump_json(
-            {"truncated": True, "size_bytes": size, "beginning": cut_utf8(output_json, room)}
+            {
+                "truncated": True,
+                "size_bytes": size,
+                **({"artifact_id": artifact_id} if artifact_id else {}),
+                "beginning": cut_utf8(output_json, room),
+            }
         )
         if len(cut.encode()) <= max_bytes or not room:
             return cut

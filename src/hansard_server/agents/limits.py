@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hansard_server.agents.api import ModelFailed
-from hansard_server.domain.limits import MIB
+from hansard_server.domain.limits import KIB, MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,8 @@ class AgentLimits:
         calls_per_step: tool calls that one model call may make; one more ends the turn FAILED.
         parallel_calls: tool calls of one turn that run at a time; the others wait.
         tool_max_s: how long a tool may take, in seconds, before its call ends TIMED_OUT.
+        tool_output_max_bytes: a tool's answer as it is kept in its event; of a larger one the event
+            keeps the beginning, and the whole becomes an artifact.
         event_max_bytes: an event as it is stored.
         history_max_bytes: the events that a model gets, together.
         settle_s: how long a finished text may wait for the model's next part, in seconds, before
@@ -27,6 +29,7 @@ class AgentLimits:
     calls_per_step: int = 128
     parallel_calls: int = 16
     tool_max_s: float = 300.0
+    tool_output_max_bytes: int = 64 * KIB
     event_max_bytes: int = MIB
     history_max_bytes: int = 4 * MIB
     settle_s: float = 0.005

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from hansard.v1 import artifact_pb2
 from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.messages import to_artifact
+from hansard_server.artifacts.mime import HEAD_BYTES, sniff
 from hansard_server.artifacts.read import read_bytes, refuse_expired, without_expired
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.records import ArtifactRecord
+from hansard_server.domain.errors import PayloadTooLarge, QuotaExceeded
+from hansard_server.domain.keys import make_artifact_id
+from hansard_server.domain.limits import Limits
+from hansard_server.domain.records import ArtifactRecord, ArtifactSource
 from hansard_server.repository.api import CreationScan, Store
 
 
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file whose bytes are stored, and which is an artifact as soon as its row is written."""
+
+    artifact: artifact_pb2.Artifact
+    record: ArtifactRecord
+
+
 class StoredFiles:
-    """Implements agents.api.SessionFiles on the store."""
+    """The files that agents.api.SessionFiles speaks of, on the store."""
 
     def __init__(
         self,
         store: Store,
         blobs: Blobs,
+        limits: Limits,
         *,
         tenant: str,
         session_uid: str,
@@ -31,6 +45,7 @@ class StoredFiles:
         """Make one for a session."""
         self._store = store
         self._blobs = blobs
+        self._limits = limits
         self._tenant = tenant
         self._session_uid = session_uid
         self._keys = (agent_key, session_key)
@@ -58,6 +73,63 @@ class StoredFiles:
         async with aclosing(read_bytes(self._store, self._blobs, record, offset, count)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def make_file(
+        self,
+        filename: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        mime_type: str = "",
+        description: str = "",
+    ) -> NewFile:
+        """Store the bytes, and return what will be an artifact when its row is written.
+
+        Raises PayloadTooLarge, QuotaExceeded, StoreUnavailable.
+        """
+        limits = self._limits
+        totals = await self._store.read(
+            lambda tx: tx.total_artifacts(self._tenant, self._session_uid)
+        )
+        if totals.files >= limits.session_artifacts_max_files:
+            raise QuotaExceeded(
+                f"The session has {totals.files:,} files, as many as it may have.",
+                quota="session_artifacts_max_files",
+            )
+        head = b""
+        async with self._blobs.write(self._tenant, None) as writer:
+            async for chunk in chunks:
+                size_bytes = writer.size_bytes + len(chunk)
+                if size_bytes > limits.artifact_max_bytes:
+                    raise PayloadTooLarge(
+                        f"{filename} is larger than {limits.artifact_max_bytes:,} bytes."
+                    )
+                if totals.size_bytes + size_bytes > limits.session_artifacts_max_bytes:
+                    raise QuotaExceeded(
+                        f"The session's files have at most "
+                        f"{limits.session_artifacts_max_bytes:,} bytes.",
+                        quota="session_artifacts_max_bytes",
+                    )
+                head += chunk[: HEAD_BYTES - len(head)]
+                await writer.write(chunk)
+            blob = await writer.finish()
+        now = self._clock()
+        record = ArtifactRecord(
+            tenant=self._tenant,
+            session_uid=self._session_uid,
+            id=make_artifact_id(filename),
+            filename=filename,
+            mime_type=mime_type or sniff(head, filename),
+            size_bytes=blob.size_bytes,
+            sha256=blob.sha256,
+            description=description,
+            metadata=b"",
+            ttl_days=None,
+            source=ArtifactSource.TOOL,
+            blob_key=blob.key,
+            created_at_us=now,
+            updated_at_us=now,
+        )
+        return NewFile(to_artifact(record, *self._keys), record)
 
     async def _record(self, artifact_id: str) -> ArtifactRecord:
         record = await self._store.read(

@@ -36,6 +36,7 @@ from hansard_server.repository.api import Store
 from hansard_server.repository.commands import (
     AppendDrafts,
     Appended,
+    ArtifactQuota,
     ClaimScope,
     Draft,
     SessionName,
@@ -133,8 +134,7 @@ class Uploader:
             while_busy=True,
             upload=Upload(
                 artifacts=artifacts,
-                max_files=self._limits.session_artifacts_max_files,
-                max_bytes=self._limits.session_artifacts_max_bytes,
+                quota=artifact_quota(self._limits),
             ),
         )
         appended = await self._submit(command, received)
@@ -175,6 +175,13 @@ class Uploader:
             await self._blobs.delete(tenant, keys)
         except StoreUnavailable:
             _log.warning("bytes of a failed upload stay until the next sweep", files=len(keys))
+
+
+def artifact_quota(limits: Limits) -> ArtifactQuota:
+    """Return what the files of a session together may amount to."""
+    return ArtifactQuota(
+        max_files=limits.session_artifacts_max_files, max_bytes=limits.session_artifacts_max_bytes
+    )
 
 
 def _claim(start: service_pb2.UploadStart, received: _Received) -> Claim | None:

@@ -62,6 +62,8 @@ class Draft:
         payload: a serialized Event that holds its payload field alone.
         tool_call_id: of a tool_input or tool_output.
         opens: of a tool_input: the call as it is known until it has its output.
+        artifacts: of a turn's artifact_upload: the files that a tool made, which become artifacts
+            of the session with it. Their bytes are stored already.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Draft:
     given_id: bool = False
     tool_call_id: str | None = None
     opens: OpenCall | None = None
+    artifacts: tuple[ArtifactRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +98,19 @@ CloseCall = Callable[[OpenCall], Draft]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactQuota:
+    """What the files of a session together may amount to."""
+
+    max_files: int
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
     """Files that come with an append, and what the session's files together may amount to."""
 
     artifacts: tuple[ArtifactRecord, ...]
-    max_files: int
-    max_bytes: int
+    quota: ArtifactQuota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,12 +192,14 @@ class RecordStep:
     """Write events of a running turn, and add to its usage. Result: Recorded.
 
     Raises LeaseLost when the turn is not RUNNING under this fence any more (the session was
-    deleted, somebody took the turn over or ended it): nothing is written.
+    deleted, somebody took the turn over or ended it), QuotaExceeded when the drafts' artifacts are
+    more than `quota` allows (None: any): nothing is written.
     """
 
     turn: TurnRef
     drafts: tuple[Draft, ...]
     usage: Usage = NO_USAGE
+    quota: ArtifactQuota | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from hansard_server.domain.records import Claim, TurnRecord, TurnStatus, Usage
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (
+    ArtifactQuota,
     Draft,
     Finished,
     FinishTurn,
@@ -65,10 +66,12 @@ class EngineSettings:
     Attributes:
         lease_s: how long a turn is left to an owner that gives no sign of life.
         text_max_bytes: a text that grows larger becomes several events.
+        artifact_quota: what the files of a session together may amount to.
     """
 
     lease_s: float
     text_max_bytes: int
+    artifact_quota: ArtifactQuota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,11 @@ class TurnEngine:
     async def _run_to_its_end(self, running: RunningTurn, feed: SessionFeed) -> None:
         turn = running.turn
         recorder = running.recorder = Recorder(
-            self._store, feed, turn, text_max_bytes=self._settings.text_max_bytes
+            self._store,
+            feed,
+            turn,
+            text_max_bytes=self._settings.text_max_bytes,
+            artifact_quota=self._settings.artifact_quota,
         )
         if self._draining:
             recorder.hand_on()

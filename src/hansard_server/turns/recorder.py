@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.api import TextKind
+from hansard_server.agents.api import MadeFile, TextKind
 from hansard_server.domain.errors import EventAlreadyExists, EventNotFound, StoreUnavailable
 from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import EventRecord, TurnRecord, Usage
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
-from hansard_server.repository.commands import Draft, RecordStep, TurnRef
+from hansard_server.repository.commands import ArtifactQuota, Draft, RecordStep, TurnRef
 from hansard_server.turns.feeds import OpenText, SessionFeed
 from hansard_server.turns.payloads import decode_event, make_draft, text_payload
 
@@ -43,12 +43,16 @@ class Recorder:
         turn: TurnRecord,
         *,
         text_max_bytes: int,
+        artifact_quota: ArtifactQuota | None = None,
     ) -> None:
-        """Write for `turn`; a text that grows beyond `text_max_bytes` becomes several events."""
+        """Write for `turn`; a text that grows beyond `text_max_bytes` becomes several events, and
+        the session's artifacts stay within `artifact_quota`.
+        """
         self._store = store
         self._feed = feed
         self._ref = turn_ref(turn)
         self._text_max_bytes = text_max_bytes
+        self._artifact_quota = artifact_quota
         self._text: OpenText | None = None
         self._drafts: list[Draft] = []
         self._usage = Usage()
@@ -81,9 +85,12 @@ class Recorder:
             payload = text_payload(text.kind, text.content.decode(), provider_data, partial=partial)
             self._add_draft(make_draft(payload, event_id=text.event_id))
 
-    def add(self, payload: event_pb2.Event) -> None:
+    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
         """Add an event that waits; see the Protocol."""
-        self._add_draft(make_draft(payload))
+        draft = make_draft(payload)
+        if files:
+            draft = replace(draft, artifacts=tuple(file.record for file in files))
+        self._add_draft(draft)
 
     def add_usage(self, usage: Usage) -> None:
         """Add to the turn's usage."""
@@ -108,7 +115,7 @@ class Recorder:
         self._check_handing_on()
 
     async def _write(self, drafts: tuple[Draft, ...], usage: Usage) -> None:
-        step = RecordStep(turn=self._ref, drafts=drafts, usage=usage)
+        step = RecordStep(turn=self._ref, drafts=drafts, usage=usage, quota=self._artifact_quota)
         for pause_s in STORE_PAUSES_S:
             try:
                 await self._store.submit(step)

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hansard.v1 import session_pb2
+from hansard.v1 import agent_pb2, session_pb2
 from hansard_server.agents.api import Json, ToolContext, ToolError
 from hansard_server.agents.calls import check_arguments
-from hansard_server.agents.tools.artifact_grep import ArtifactGrep
-from hansard_server.agents.tools.artifact_read import ArtifactRead
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.lines import KEPT_LINE_MAX_BYTES, LineSplitter
 from hansard_server.domain.errors import ArtifactNotFound
@@ -198,4 +196,5 @@ async def test_arguments_are_checked(arguments: dict[str, Any]) -> None:
 
 
 def test_names_are_the_contracts() -> None:
-    assert set(BUILT_IN_TOOLS) == {ArtifactGrep.name, ArtifactRead.name}
+    fields = agent_pb2.ToolConfiguration.DESCRIPTOR.oneofs_by_name["tool"].fields
+    assert set(BUILT_IN_TOOLS) == {field.name for field in fields}

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hansard_server.agents.api import Tool
+from hansard_server.agents.tools.artifact_create import ArtifactCreate
 from hansard_server.agents.tools.artifact_grep import ArtifactGrep
 from hansard_server.agents.tools.artifact_read import ArtifactRead
+from hansard_server.agents.tools.document_conversion import DocumentConversion
+from hansard_server.agents.tools.image_read import ImageRead
 
-BUILT_IN_TOOLS: Mapping[str, Tool] = {tool.name: tool for tool in (ArtifactGrep(), ArtifactRead())}
+BUILT_IN_TOOLS: Mapping[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        ArtifactCreate(),
+        ArtifactGrep(),
+        ArtifactRead(),
+        DocumentConversion(),
+        ImageRead(),
+    )
+}

@@ -22,6 +22,7 @@ from hansard_server.domain.errors import (
     TurnNotFound,
 )
 from hansard_server.domain.records import (
+    ArtifactRecord,
     Claim,
     EventRecord,
     EventType,
@@ -35,6 +36,7 @@ from hansard_server.repository.commands import (
     AcceptInput,
     AppendDrafts,
     Appended,
+    ArtifactQuota,
     CancelQueued,
     ClaimScope,
     Draft,
@@ -50,7 +52,6 @@ from hansard_server.repository.commands import (
     TakeTurn,
     TurnRef,
     UnreadInput,
-    Upload,
     WhenBusy,
 )
 from hansard_server.repository.sql.state import Claimed, HeldTurn, SessionState
@@ -79,7 +80,7 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
         raise _busy()
     _check_sequence(state, command.expected_last_sequence)
     if command.upload is not None:
-        _check_quota(state, command.upload)
+        _check_quota(state, command.upload.artifacts, command.upload.quota)
     fresh = _check_drafts(state, command.drafts)
 
     places: list[tuple[str, int]] = []
@@ -90,10 +91,7 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
         else:
             places.append((draft.id, state.known_events[draft.id][0]))
     if command.upload is not None:
-        artifacts = command.upload.artifacts
-        state.new_artifacts.extend(artifacts)
-        state.head.artifact_files += len(artifacts)
-        state.head.artifact_bytes += sum(artifact.size_bytes for artifact in artifacts)
+        state.add_artifacts(command.upload.artifacts)
     if command.claim is not None:
         state.claim(
             (command.scope, command.claim.request_id),
@@ -182,6 +180,9 @@ def _steer(state: SessionState, held: HeldTurn, command: AcceptInput) -> Accepte
 def record_step(state: SessionState, command: RecordStep) -> Recorded:
     """Decide RecordStep; see there."""
     held = _hold(state, command.turn)
+    made = tuple(artifact for draft in command.drafts for artifact in draft.artifacts)
+    if made and command.quota is not None:
+        _check_quota(state, made, command.quota)
     turn, written = _write_turn_events(state, held.record, command.drafts)
     turn = replace(turn, usage=turn.usage + command.usage)
     state.head.usage += command.usage
@@ -347,14 +348,16 @@ def _check_sequence(state: SessionState, expected: int | None) -> None:
         raise SequenceMismatch(msg, metadata={"last_sequence": str(last)})
 
 
-def _check_quota(state: SessionState, upload: Upload) -> None:
-    files = state.head.artifact_files + len(upload.artifacts)
-    size_bytes = state.head.artifact_bytes + sum(a.size_bytes for a in upload.artifacts)
-    if files > upload.max_files:
-        msg = f"the session would have {files} artifacts, and may have {upload.max_files}"
+def _check_quota(
+    state: SessionState, artifacts: tuple[ArtifactRecord, ...], quota: ArtifactQuota
+) -> None:
+    files = state.head.artifact_files + len(artifacts)
+    size_bytes = state.head.artifact_bytes + sum(a.size_bytes for a in artifacts)
+    if files > quota.max_files:
+        msg = f"the session would have {files} artifacts, and may have {quota.max_files}"
         raise QuotaExceeded(msg, quota="session_artifacts_max_files")
-    if size_bytes > upload.max_bytes:
-        msg = f"the session's artifacts would be {size_bytes} bytes, and may be {upload.max_bytes}"
+    if size_bytes > quota.max_bytes:
+        msg = f"the session's artifacts would be {size_bytes} bytes, and may be {quota.max_bytes}"
         raise QuotaExceeded(msg, quota="session_artifacts_max_bytes")
 
 
@@ -417,5 +420,7 @@ def _write_turn_events(
         elif draft.type is EventType.TOOL_OUTPUT and draft.tool_call_id is not None:
             open_calls.pop(draft.tool_call_id, None)
     written = [state.write_event(draft, turn.id) for draft in drafts]
+    for draft in drafts:
+        state.add_artifacts(draft.artifacts)
     turn = replace(turn, last_sequence=written[-1].sequence, open_calls=tuple(open_calls.values()))
     return turn, written

@@ -139,6 +139,12 @@ class SessionState:
         call = None if tool_call_id is None else self.calls.get(tool_call_id)
         return HideReason.NONE if call is None else call.hide_reason
 
+    def add_artifacts(self, artifacts: tuple[ArtifactRecord, ...]) -> None:
+        """Make these artifacts of the session."""
+        self.new_artifacts.extend(artifacts)
+        self.head.artifact_files += len(artifacts)
+        self.head.artifact_bytes += sum(artifact.size_bytes for artifact in artifacts)
+
     def touch(self) -> None:
         """Count now as activity: the expiry starts anew."""
         self.head.last_active_at_us = max(self.now_us, self.head.last_active_at_us)

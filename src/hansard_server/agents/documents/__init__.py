@@ -1,0 +1,1 @@
+"""Documents of strangers become Markdown, in a process of their own."""
