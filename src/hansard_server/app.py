@@ -54,6 +54,7 @@ from hansard_server.artifacts.sweep import ArtifactSweep
 from hansard_server.artifacts.upload import Uploader, artifact_quota
 from hansard_server.config import ConfigurationMistake, Settings, find_exposures
 from hansard_server.domain.clock import Clock, now_us
+from hansard_server.domain.limits import KIB
 from hansard_server.domain.records import SessionRecord
 from hansard_server.http_door import HttpDoor
 from hansard_server.lifecycle import Calls, Closers, Drain, cancel
@@ -63,6 +64,7 @@ from hansard_server.resources.paging import PageTokens
 from hansard_server.resources.sessions import Sessions
 from hansard_server.resources.sweeper import Sweeper
 from hansard_server.servicers.access import AccessServicer
+from hansard_server.servicers.admission import Admission, RequestReader
 from hansard_server.servicers.agents import AgentServicer
 from hansard_server.servicers.artifacts import ArtifactServicer
 from hansard_server.servicers.entrance import Authentication, Authorization
@@ -86,6 +88,8 @@ from hansard_server.turns.readers import Readers
 _log = structlog.get_logger("hansard.server")
 
 _SECRET_BYTES = 32
+_LARGE_REQUESTS = 64
+"""So many large requests are in memory at a time, each of twice `request_max_bytes` at most."""
 # Of the time that a stopping server has, calls may take this part; the rest is for the closers.
 _CALLS_SHARE = 0.6
 _STOP_GRACE_S = 0.1
@@ -246,7 +250,12 @@ class Server:
         feeds.drain()
 
     def _pipeline(self, authenticator: Authenticator | None, authorizer: Authorizer) -> Pipeline:
-        limits = self._settings.limits
+        settings, limits = self._settings, self._settings.limits
+        admission = Admission(
+            max_calls=settings.process_max_calls,
+            max_streams=settings.process_max_streams,
+            max_uploads=settings.process_max_uploads,
+        )
         validation = Validation(
             self.drain,
             request_max_bytes=limits.request_max_bytes,
@@ -254,8 +263,10 @@ class Server:
         )
         return Pipeline(
             [
+                admission,
                 *(AccessLog(self._calls), Errors(), DrainGate(self.drain)),
                 Authentication(authenticator, authorizer),
+                RequestReader(large_requests=_LARGE_REQUESTS),
                 validation,
                 Authorization(authorizer),
             ]
@@ -437,6 +448,12 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", 2 * settings.request_max_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", int(settings.reuse_port)),
+        ("grpc.max_concurrent_streams", settings.connection_max_streams),
+        ("grpc.max_connection_idle_ms", round(1_000 * settings.connection_idle_s)),
+        # Of all headers of a call together: beyond the first, calls are refused at random, beyond
+        # the second always.
+        ("grpc.max_metadata_size", 16 * KIB),
+        ("grpc.absolute_max_metadata_size", 32 * KIB),
         # Dead peers are found; clients that ping more often than every 10 s are sent away.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -181,6 +181,35 @@ class Settings(BaseSettings):
         16, "Inputs that may wait in one session.", unit="inputs", ge=0, le=10_000
     )
 
+    process_max_calls: int = _setting(
+        1_000,
+        "Calls that this process serves at a time, streams until their first response among them; "
+        "past that, calls are refused and told when to come again.",
+        unit="calls",
+        ge=1,
+        le=1_000_000,
+    )
+    process_max_streams: int = _setting(
+        20_000, "Streams of responses that this process serves.", unit="streams", ge=1, le=1_000_000
+    )
+    process_max_uploads: int = _setting(
+        100, "Uploads that this process takes at a time.", unit="uploads", ge=1, le=100_000
+    )
+    connection_max_streams: int = _setting(
+        10_000,
+        "Calls and streams at a time on one connection; clients hold further ones back.",
+        unit="streams",
+        ge=1,
+        le=1_000_000,
+    )
+    connection_idle_s: float = _setting(
+        900.0,
+        "A connection without a call is closed after this time; clients open another when needed.",
+        unit="s",
+        ge=1,
+        le=31_536_000,
+    )
+
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:

@@ -13,7 +13,6 @@ from hansard_server.servicers.status import CODES, DETAILS_MAX_BYTES, to_status,
 
 # Their exceptions come with the parts that raise them.
 LATER = {
-    "RATE_LIMIT_EXCEEDED",
     *("CORPUS_NOT_FOUND", "CORPUS_ALREADY_EXISTS", "DOCUMENT_NOT_FOUND"),
 }
 

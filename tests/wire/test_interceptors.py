@@ -21,6 +21,7 @@ from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavai
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.repository.api import Store
 from hansard_server.servicers.entrance import Authentication, Authorization
+from hansard_server.servicers.admission import Admission, RequestReader
 from hansard_server.servicers.interceptors import (
     AccessLog,
     DrainGate,
@@ -128,10 +129,12 @@ async def collect(call: Any, *, streaming: bool) -> list[Message]:
 
 def interceptors(drain: Drain, calls: Calls) -> list[Interceptor]:
     return [
+        Admission(max_calls=100, max_streams=100, max_uploads=100),
         AccessLog(calls),
         Errors(),
         DrainGate(drain),
         Authentication(None, AUTHORIZER),
+        RequestReader(large_requests=10),
         Validation(drain, request_max_bytes=1000, metadata_max_bytes=1000),
         Authorization(AUTHORIZER),
     ]

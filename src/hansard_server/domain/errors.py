@@ -205,6 +205,12 @@ class CursorOutOfRange(DomainError):
     reason = "CURSOR_OUT_OF_RANGE"
 
 
+class RateLimitExceeded(DomainError):
+    """More calls than may be made, or than the server can serve at a time."""
+
+    reason = "RATE_LIMIT_EXCEEDED"
+
+
 class QuotaExceeded(DomainError):
     """A quota is used up."""
 

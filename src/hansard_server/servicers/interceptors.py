@@ -29,7 +29,10 @@ _log = structlog.get_logger("hansard.calls")
 
 REQUEST_ID_KEY = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
-ORDER = ("access_log", "errors", "drain", "authentication", "validation", "authorization")
+ORDER = (
+    *("admission", "access_log", "errors", "drain", "authentication"),
+    *("request", "validation", "authorization"),
+)
 """The names of the interceptors, from the outside in."""
 # What probes ask all the time; its lines say nothing as long as it works.
 _PROBES = "/grpc.health.v1.Health/"
@@ -44,13 +47,16 @@ class Method:
     response_streaming: bool
     behavior: Callable[..., Any]
     parse: Callable[[bytes], Any]
+    probe: bool
 
 
 @dataclass(slots=True)
 class Call:
-    """One call. `request` is bytes, or a stream of them; validation makes them messages.
+    """One call.
 
-    `caller` is known from authentication on, and never of calls that anybody may make.
+    `request` is a stream of bytes; `admission.RequestReader` makes it bytes where the method has
+    one request, and validation makes bytes messages. `caller` is known from authentication on, and
+    never of calls that anybody may make.
     """
 
     method: Method
@@ -60,6 +66,20 @@ class Call:
     caller: Caller | None = None
     code: str = "OK"
     reason: str | None = None
+    _when_answered: list[Callable[[], None]] | None = None
+
+    def when_answered(self, do: Callable[[], None]) -> None:
+        """Have `do` called after the first response of a stream."""
+        if self._when_answered is None:
+            self._when_answered = []
+        self._when_answered.append(do)
+
+    def answered(self) -> None:
+        """Say that a response of a stream was written."""
+        if self._when_answered is not None:
+            for do in self._when_answered:
+                do()
+            self._when_answered = None
 
 
 Proceed = Callable[[Call], Awaitable[Any]]
@@ -106,7 +126,7 @@ class AccessLog:
                 self._write(call, time.perf_counter() - started)
 
     def _write(self, call: Call, seconds: float) -> None:
-        quiet = call.code == "OK" and call.method.name.startswith(_PROBES)
+        quiet = call.code == "OK" and call.method.probe
         write = _access.debug if quiet else _access.info
         write(
             "call",
@@ -159,7 +179,7 @@ class DrainGate:
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Serve the call. Raises ServerShuttingDown."""
-        if not call.method.name.startswith(_PROBES):
+        if not call.method.probe:
             self._drain.check()
         return await proceed(call)
 
@@ -197,9 +217,11 @@ class Pipeline(grpc.aio.ServerInterceptor):
 def wrap(
     name: str, handler: grpc.RpcMethodHandler[Any, Any], interceptors: Sequence[Interceptor]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """Return a handler of the same kind that takes bytes and passes every interceptor.
+    """Return a handler that takes bytes and passes every interceptor.
 
-    Responses may be messages or their bytes. Raises TypeError for a behaviour that would block.
+    For grpc every method takes a stream of requests, so that the one of a unary method is read
+    only when the interceptors have let the call in; on the wire nothing differs. Responses may be
+    messages or their bytes. Raises TypeError for a behaviour that would block.
     """
     method = describe(name, handler)
     chain: Proceed = _serve
@@ -209,7 +231,11 @@ def wrap(
     async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return await chain(Call(method, context, request))
 
-    make = _MAKERS[method.request_streaming, method.response_streaming]
+    make = (
+        grpc.stream_stream_rpc_method_handler
+        if method.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )
     # No deserializer: parsing in grpc answers what can't be parsed with UNKNOWN.
     return make(behavior, None, _serializer(handler.response_serializer))
 
@@ -233,6 +259,7 @@ def describe(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
         response_streaming=handler.response_streaming,
         behavior=behavior,
         parse=handler.request_deserializer or bytes,
+        probe=name.startswith(_PROBES),
     )
 
 
@@ -246,6 +273,7 @@ async def _serve(call: Call) -> Any:
     async with aclosing(method.behavior(call.request, call.context)) as responses:
         async for response in responses:
             await call.context.write(response)
+            call.answered()
     return None
 
 
@@ -274,11 +302,3 @@ def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], byt
         return response if type(response) is bytes else serialize(response)
 
     return to_bytes
-
-
-_MAKERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}

@@ -1,0 +1,182 @@
+"""What the process takes on: past that, calls are refused at once and told when to come again, so
+that those that were taken are served in a bounded time. And how requests are read: only when a call
+was let in, so that no stranger's bytes fill the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+import structlog
+
+from hansard_server.domain.errors import InvalidRequest, RateLimitExceeded
+from hansard_server.domain.limits import KIB
+from hansard_server.servicers.interceptors import Call, Proceed
+from hansard_server.servicers.status import DETAILS_KEY, to_wire
+
+_log = structlog.get_logger("hansard.admission")
+
+_RETRY_AFTER_S = (0.5, 1.5)
+"""Refused clients come again spread over this time, not together."""
+_RETRY_STEPS = 32
+_SAY_SO_INTERVAL_S = 1.0
+SMALL_REQUEST_BYTES = 64 * KIB
+"""As much of a request as may arrive before anybody asks for it: HTTP/2's window for a stream."""
+REQUEST_PATIENCE_S = 30.0
+"""A request of one message must have arrived after this time."""
+
+
+class Admission:
+    """The outermost interceptor: counts calls and streams, and refuses those past the caps.
+
+    A stream of responses is a call until its first response, and only a stream from then on. The
+    health service is always answered.
+
+    Attributes:
+        calls: how many calls are being served now.
+        streams: how many streams of responses are open now.
+        uploads: how many streams of requests are open now.
+        refused: how many were refused since the start.
+    """
+
+    name = "admission"
+
+    def __init__(self, *, max_calls: int, max_streams: int, max_uploads: int) -> None:
+        self.calls = self.streams = self.uploads = self.refused = 0
+        self._max_calls = max_calls
+        self._max_streams = max_streams
+        self._max_uploads = max_uploads
+        self._said_at = 0.0
+        self._refusals = [_refusal(step) for step in range(_RETRY_STEPS)]
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call, or refuse it with RATE_LIMIT_EXCEEDED and a time to come again."""
+        method = call.method
+        if method.probe:
+            return await proceed(call)
+        if self.calls >= self._max_calls:
+            return await self._refuse(call)
+        if method.request_streaming:
+            return await self._upload(call, proceed)
+        if method.response_streaming:
+            return await self._stream(call, proceed)
+        self.calls += 1
+        try:
+            return await proceed(call)
+        finally:
+            self.calls -= 1
+
+    async def _stream(self, call: Call, proceed: Proceed) -> Any:
+        if self.streams >= self._max_streams:
+            return await self._refuse(call)
+        self.calls += 1
+        self.streams += 1
+        opened = False
+
+        def open_() -> None:
+            nonlocal opened
+            if not opened:
+                opened = True
+                self.calls -= 1
+
+        call.when_answered(open_)
+        try:
+            return await proceed(call)
+        finally:
+            open_()
+            self.streams -= 1
+
+    async def _upload(self, call: Call, proceed: Proceed) -> Any:
+        if self.uploads >= self._max_uploads:
+            return await self._refuse(call)
+        self.uploads += 1
+        try:
+            return await proceed(call)
+        finally:
+            self.uploads -= 1
+
+    async def _refuse(self, call: Call) -> Any:
+        # As cheap as can be: no line for each, and the answer was made at the start.
+        self.refused += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._said_at >= _SAY_SO_INTERVAL_S:
+            self._said_at = now
+            _log.warning(
+                "calls are refused: more than may run at a time",
+                calls=self.calls,
+                streams=self.streams,
+                uploads=self.uploads,
+                refused=self.refused,
+            )
+        code, message, trailing = random.choice(self._refusals)  # noqa: S311 - only spreads them
+        await call.context.abort(code, message, trailing)
+
+
+class RequestReader:
+    """Reads the request of calls that have one: after whoever lets calls in, before validation.
+
+    Of calls whose request is not small, or has not arrived, only so many go on at a time; the
+    others wait, their bytes held back by HTTP/2's flow control.
+    """
+
+    name = "request"
+
+    def __init__(self, *, large_requests: int, patience_s: float = REQUEST_PATIENCE_S) -> None:
+        """`large_requests` calls at a time may have a large request in memory."""
+        self._slots = asyncio.Semaphore(large_requests)
+        self._patience_s = patience_s
+
+    async def __call__(self, call: Call, proceed: Proceed) -> Any:
+        """Serve the call with its request as bytes. Raises InvalidRequest."""
+        if call.method.request_streaming:
+            return await proceed(call)
+        await self._slots.acquire()
+        release = _once(self._slots.release)
+        try:
+            call.request = await self._read(call)
+            if len(call.request) <= SMALL_REQUEST_BYTES:
+                release()
+            elif call.method.response_streaming:
+                call.when_answered(release)
+            return await proceed(call)
+        finally:
+            release()
+
+    async def _read(self, call: Call) -> bytes:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                received = await call.context.read()
+        except TimeoutError:
+            raise InvalidRequest(
+                f"the request did not arrive within {self._patience_s:g} s"
+            ) from None
+        if received is grpc.aio.EOF:
+            # Also after grpc has refused a frame by itself: then this is not heard of.
+            raise InvalidRequest("the call ended without its request")
+        return bytes(received)
+
+
+def _once(do: Callable[[], None]) -> Callable[[], None]:
+    done = False
+
+    def do_once() -> None:
+        nonlocal done
+        if not done:
+            done = True
+            do()
+
+    return do_once
+
+
+def _refusal(step: int) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    first, last = _RETRY_AFTER_S
+    error = RateLimitExceeded(
+        "the server serves as many calls as it can at a time; come again later",
+        retry_after_s=first + (last - first) * step / (_RETRY_STEPS - 1),
+    )
+    wire = to_wire(error)
+    return wire.code, wire.message, ((DETAILS_KEY, wire.details),)
