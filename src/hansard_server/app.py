@@ -93,6 +93,7 @@ _LARGE_REQUESTS = 64
 # Of the time that a stopping server has, calls may take this part; the rest is for the closers.
 _CALLS_SHARE = 0.6
 _STOP_GRACE_S = 0.1
+_HANDSHAKE_TIMEOUT_MS = 10_000
 # Of what is left then, running turns may take this part to come to their end.
 _TURNS_SHARE = 0.7
 
@@ -448,6 +449,9 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", 2 * settings.request_max_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", int(settings.reuse_port)),
+        # A stream's window stays at 64 KiB until its request is read. With probes for bandwidth it
+        # grows to megabytes, which clients fill before anybody has let them in.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_concurrent_streams", settings.connection_max_streams),
         ("grpc.max_connection_idle_ms", round(1_000 * settings.connection_idle_s)),
         # Of all headers of a call together: beyond the first, calls are refused at random, beyond
@@ -460,7 +464,7 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         # Who does not speak TLS or HTTP/2 within this time is not kept waiting for.
-        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
     ]
 
 

@@ -48,10 +48,13 @@ class Kinds:
 
     def __init__(self) -> None:
         self.parked = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.ended: list[str] = []
 
     async def do(self, key: str) -> Message:
         match key:
+            case "slow":
+                await self.go_on.wait()
             case "busy":
                 raise SessionBusy("a turn runs", metadata={"turn": "trn_1"}, retry_after_s=2.5)
             case "quota":
@@ -103,6 +106,8 @@ class Bench:
     kinds: Kinds
     drain: Drain
     calls: Calls
+    chain: list[Interceptor]
+    address: str
 
     def start(self, kind: str, *requests: bytes, **options: Any) -> Any:
         """Start a call of the kind."""
@@ -127,23 +132,31 @@ async def collect(call: Any, *, streaming: bool) -> list[Message]:
     return [Message.FromString(raw) async for raw in call]
 
 
-def interceptors(drain: Drain, calls: Calls) -> list[Interceptor]:
+def interceptors(
+    drain: Drain,
+    calls: Calls,
+    *,
+    max_calls: int = 100,
+    patience_s: float = 60,
+    request_max_bytes: int = 1000,
+) -> list[Interceptor]:
     return [
-        Admission(max_calls=100, max_streams=100, max_uploads=100),
+        Admission(max_calls=max_calls, max_streams=3, max_uploads=3),
         AccessLog(calls),
         Errors(),
         DrainGate(drain),
         Authentication(None, AUTHORIZER),
-        RequestReader(large_requests=10),
-        Validation(drain, request_max_bytes=1000, metadata_max_bytes=1000),
+        RequestReader(large_requests=2, patience_s=patience_s),
+        Validation(drain, request_max_bytes=request_max_bytes, metadata_max_bytes=1000),
         Authorization(AUTHORIZER),
     ]
 
 
 @asynccontextmanager
-async def running_bench() -> AsyncIterator[Bench]:
+async def running_bench(**limits: Any) -> AsyncIterator[Bench]:
     kinds, drain, calls = Kinds(), Drain(), Calls()
-    server = grpc.aio.server(interceptors=[Pipeline(interceptors(drain, calls))])
+    chain = interceptors(drain, calls, **limits)
+    server = grpc.aio.server(interceptors=[Pipeline(chain)], options=[("grpc.http2.bdp_probe", 0)])
     handlers = {
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(
             getattr(kinds, kind), Message.FromString, Message.SerializeToString
@@ -154,8 +167,8 @@ async def running_bench() -> AsyncIterator[Bench]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with open_channel(f"127.0.0.1:{port}") as channel:
-            yield Bench(channel, kinds, drain, calls)
+        async with open_channel(address := f"127.0.0.1:{port}") as channel:
+            yield Bench(channel, kinds, drain, calls, chain, address)
     finally:
         await server.stop(0)
 

@@ -28,6 +28,9 @@ SMALL_REQUEST_BYTES = 64 * KIB
 """As much of a request as may arrive before anybody asks for it: HTTP/2's window for a stream."""
 REQUEST_PATIENCE_S = 30.0
 """A request of one message must have arrived after this time."""
+_HURRY_AFTER_S = 1.0
+"""When others wait, after this one."""
+_PROBE_REQUESTS = 16
 
 
 class Admission:
@@ -120,7 +123,8 @@ class RequestReader:
     """Reads the request of calls that have one: after whoever lets calls in, before validation.
 
     Of calls whose request is not small, or has not arrived, only so many go on at a time; the
-    others wait, their bytes held back by HTTP/2's flow control.
+    others wait, their bytes held back by HTTP/2's flow control. Whoever waits for long has a
+    request ended that is slow to arrive. Probes have places of their own.
     """
 
     name = "request"
@@ -128,14 +132,21 @@ class RequestReader:
     def __init__(self, *, large_requests: int, patience_s: float = REQUEST_PATIENCE_S) -> None:
         """`large_requests` calls at a time may have a large request in memory."""
         self._slots = asyncio.Semaphore(large_requests)
+        self._probe_slots = asyncio.Semaphore(_PROBE_REQUESTS)
         self._patience_s = patience_s
+        # The oldest first.
+        self._reading: dict[asyncio.Timeout, float] = {}
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
-        """Serve the call with its request as bytes. Raises InvalidRequest."""
+        """Serve the call with its request as bytes. Raises InvalidRequest, RateLimitExceeded."""
         if call.method.request_streaming:
             return await proceed(call)
-        await self._slots.acquire()
-        release = _once(self._slots.release)
+        slots = self._probe_slots if call.method.probe else self._slots
+        if slots.locked():
+            await self._wait(slots)
+        else:
+            await slots.acquire()
+        release = _once(slots.release)
         try:
             call.request = await self._read(call)
             if len(call.request) <= SMALL_REQUEST_BYTES:
@@ -147,17 +158,43 @@ class RequestReader:
             release()
 
     async def _read(self, call: Call) -> bytes:
+        patience_s = _HURRY_AFTER_S if call.method.probe else self._patience_s
+        started = asyncio.get_running_loop().time()
+        scope = asyncio.timeout_at(started + patience_s)
+        self._reading[scope] = started
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with scope:
                 received = await call.context.read()
         except TimeoutError:
-            raise InvalidRequest(
-                f"the request did not arrive within {self._patience_s:g} s"
-            ) from None
+            if asyncio.get_running_loop().time() - started < patience_s:
+                raise RateLimitExceeded(
+                    "the request arrived too slowly, and others waited", retry_after_s=1.0
+                ) from None
+            raise InvalidRequest(f"the request did not arrive within {patience_s:g} s") from None
+        finally:
+            self._reading.pop(scope, None)
         if received is grpc.aio.EOF:
             # Also after grpc has refused a frame by itself: then this is not heard of.
             raise InvalidRequest("the call ended without its request")
         return bytes(received)
+
+    async def _wait(self, slots: asyncio.Semaphore) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_HURRY_AFTER_S):
+                    await slots.acquire()
+            except TimeoutError:
+                self._end_slowest()
+            else:
+                return
+
+    def _end_slowest(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for scope, started in self._reading.items():
+            if now - started >= _HURRY_AFTER_S:
+                del self._reading[scope]
+                scope.reschedule(now)
+            return
 
 
 def _once(do: Callable[[], None]) -> Callable[[], None]:

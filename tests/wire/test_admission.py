@@ -1,0 +1,189 @@
+"""What a process takes on: caps at their boundary and one past it, and requests that are read only
+when their call was let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import h2.events
+import pytest
+from structlog.testing import capture_logs
+
+from hansard_server.servicers.admission import SMALL_REQUEST_BYTES, Admission, RequestReader
+from tests.support.http2 import RawConnection, frame, header, raw_connection
+from tests.support.server import Failure, failure
+from tests.wire.test_interceptors import SERVICE, Bench, request, running_bench
+
+MAX_CALLS = MAX_STREAMS = MAX_UPLOADS = 3
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running_bench(max_calls=MAX_CALLS, patience_s=0.5) as bench:
+        yield bench
+        counts = admission(bench)
+        await until(lambda: not counts.calls + counts.streams + counts.uploads)
+        assert reader(bench)._slots._value == 2
+
+
+def admission(bench: Bench) -> Admission:
+    (found,) = (part for part in bench.chain if isinstance(part, Admission))
+    return found
+
+
+def reader(bench: Bench) -> RequestReader:
+    (found,) = (part for part in bench.chain if isinstance(part, RequestReader))
+    return found
+
+
+def large(key: str) -> bytes:
+    """Return a request with much in a field that no version knows."""
+    # Field 31, length-delimited; the length in three groups of seven bits.
+    unknown = bytes(2 * SMALL_REQUEST_BYTES)
+    size = len(unknown)
+    length = bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14])
+    return request(key) + b"\xfa\x01" + length + unknown
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - nobody says when
+            await asyncio.sleep(0.005)
+
+
+def check_refused(refused: Failure) -> None:
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.reason == "RATE_LIMIT_EXCEEDED"
+    assert refused.retry_s is not None
+    assert 0.5 <= refused.retry_s <= 1.5
+
+
+async def test_calls_up_to_the_cap_are_served_and_one_more_is_refused(bench: Bench) -> None:
+    calls = [
+        asyncio.ensure_future(bench.call("unary_unary", request("slow"))) for _ in range(MAX_CALLS)
+    ]
+    await until(lambda: admission(bench).calls == MAX_CALLS)
+    with capture_logs() as logs:
+        for _ in range(5):
+            check_refused(await failure(bench.call("unary_unary", request("ok"))))
+    # One line for all of them.
+    assert [entry["event"] for entry in logs] == ["calls are refused: more than may run at a time"]
+    assert admission(bench).refused == 5
+    bench.kinds.go_on.set()
+    await asyncio.gather(*calls)
+    await bench.call("unary_unary", request("ok"))
+
+
+async def test_stream_counts_as_a_call_until_its_first_response(bench: Bench) -> None:
+    streams = [bench.start("unary_stream", request("hang")) for _ in range(MAX_STREAMS)]
+    for stream in streams:
+        await stream.read()
+    # As many calls as ever, though as many streams are open.
+    await until(lambda: admission(bench).calls == 0)
+    assert admission(bench).streams == MAX_STREAMS
+    await bench.call("unary_unary", request("ok"))
+    check_refused(await failure(bench.call("unary_stream", request("ok"))))
+    streams.pop().cancel()
+    await until(lambda: admission(bench).streams == MAX_STREAMS - 1)
+    await bench.call("unary_stream", request("ok"))
+    for stream in streams:
+        stream.cancel()
+    await until(lambda: admission(bench).streams == 0)
+
+
+async def test_uploads_have_a_cap_of_their_own(bench: Bench) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield request("ok")
+        await asyncio.sleep(3600)
+
+    start: Any = bench.channel.stream_unary(f"/{SERVICE}/stream_unary")
+    uploads = [start(endless()) for _ in range(MAX_UPLOADS)]
+    await until(lambda: admission(bench).uploads == MAX_UPLOADS)
+    check_refused(await failure(start(endless())))
+    await bench.call("unary_unary", request("ok"))
+    for upload in uploads:
+        upload.cancel()
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+async def test_call_that_fails_or_is_cancelled_gives_its_place_back(
+    bench: Bench, kind: str
+) -> None:
+    for _ in range(2 * MAX_CALLS):
+        await failure(bench.call(kind, request("busy")))
+        await failure(bench.call(kind, request("bug")))
+        await failure(bench.call(kind, b"\xff"))
+        call = bench.start(kind, request("hang"))
+        await asyncio.wait_for(bench.kinds.parked.wait(), 20)
+        bench.kinds.parked.clear()
+        call.cancel()
+        await until(lambda: admission(bench).calls == 0)
+
+
+async def test_request_that_does_not_arrive_ends_the_call(bench: Bench) -> None:
+    async with raw_connection(bench.address) as connection:
+        stream = await connection.start_call(f"{SERVICE}/unary_unary")
+        await connection.send(stream, frame(b"", length=100))
+        assert await status(connection, stream) == str(grpc.StatusCode.INVALID_ARGUMENT.value[0])
+        text = header(connection.events, stream, "grpc-message")
+        assert text == "the request did not arrive within 0.5 s"
+
+        # None at all, or the stream's end in its place.
+        stream = await connection.start_call(f"{SERVICE}/unary_unary")
+        assert await status(connection, stream) == str(grpc.StatusCode.INVALID_ARGUMENT.value[0])
+        stream = await connection.start_call(f"{SERVICE}/unary_unary")
+        connection.h2.end_stream(stream)
+        await connection.flush()
+        assert await status(connection, stream) == str(grpc.StatusCode.INVALID_ARGUMENT.value[0])
+
+
+async def test_few_large_requests_are_in_memory_at_a_time_and_small_ones_pass() -> None:
+    async with running_bench(max_calls=100, patience_s=60, request_max_bytes=2_000_000) as bench:
+        calls = [asyncio.ensure_future(bench.call("unary_unary", large("ok"))) for _ in range(10)]
+        await asyncio.gather(*calls)
+
+        async with raw_connection(bench.address) as connection:
+            # Two send a part only, and are asked for the rest; a third is not.
+            held = []
+            for _ in range(3):
+                stream = await connection.start_call(f"{SERVICE}/unary_unary")
+                await connection.send(stream, frame(b"x" * 60_000, length=1_000_000))
+                held.append(stream)
+            await until(lambda: admission(bench).calls == 3)
+            await connection.wait_for(
+                h2.events.WindowUpdated, lambda event: event.stream_id == held[0]
+            )
+            assert reader(bench)._slots._value == 0
+            assert not any(
+                isinstance(event, h2.events.WindowUpdated) and event.stream_id == held[2]
+                for event in connection.events
+            )
+            # Whoever waits has one ended that is slow to arrive.
+            await bench.call("unary_unary", request("ok"))
+            exhausted = str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+            assert await status(connection, held[0]) == exhausted
+            connection.h2.reset_stream(held[1])
+            connection.h2.reset_stream(held[2])
+            await connection.flush()
+        await until(lambda: admission(bench).calls == 0)
+
+
+async def test_stream_gives_its_large_request_back_at_the_first_response() -> None:
+    async with running_bench(max_calls=100, request_max_bytes=2_000_000) as bench:
+        streams = []
+        for _ in range(3):
+            streams.append(bench.start("unary_stream", large("hang")))
+            await streams[-1].read()
+        await until(lambda: reader(bench)._slots._value == 2)
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: admission(bench).streams == 0)
+
+
+async def status(connection: RawConnection, stream: int) -> str | None:
+    await connection.wait_for(h2.events.StreamEnded, lambda event: event.stream_id == stream)
+    return header(connection.events, stream, "grpc-status")
