@@ -20,8 +20,8 @@ from hansard_server.access.rules import Need, Rule
 from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavailable
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.repository.api import Store
-from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.admission import Admission, RequestReader
+from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.interceptors import (
     AccessLog,
     DrainGate,
