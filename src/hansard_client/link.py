@@ -242,7 +242,8 @@ class Patience:
             self._repeatable and may_pass(error)
         ):
             raise error
-        elsewhere = is_of_server(error) and link.transport.leave(error.address)
+        elsewhere = bool(error.address) and is_of_server(error)
+        elsewhere = elsewhere and link.transport.leave(error.address)
         wait_s = self._wait_s * random.uniform(0.5, 1)  # noqa: S311 - no secret
         if error.retry_after_s is not None and not elsewhere:
             wait_s = max(wait_s, error.retry_after_s * random.uniform(1, 1.2))  # noqa: S311

@@ -27,13 +27,15 @@ def broken() -> HansardError:
 class ScriptedReading:
     """A stream of answers; an exception among them is raised."""
 
-    def __init__(self, answers: Sequence[Any]) -> None:
+    def __init__(self, answers: Sequence[Any], address: str) -> None:
         self._answers = iter(answers)
+        self._address = address
         self.cancelled = False
 
     async def next(self) -> Any:
         answer = next(self._answers, None)
-        if isinstance(answer, Exception):
+        if isinstance(answer, HansardError):
+            answer.address = self._address
             raise answer
         return answer
 
@@ -72,7 +74,7 @@ class ScriptedTransport:
         assert timeout_s is None or timeout_s > 0
         self._note(rpc, request)
         script = self.scripts.get(rpc.method.name)
-        self.readings.append(ScriptedReading(script.pop(0) if script else []))
+        self.readings.append(ScriptedReading(script.pop(0) if script else [], self.used[-1]))
         return self.readings[-1]
 
     async def upload(self, rpc: Any, parts: Iterator[Any]) -> Any:

@@ -373,3 +373,29 @@ def test_an_input_is_taken(call: Make) -> None:
         assert request.detach
         parts = request.input_message.messages
         assert [part.WhichOneof("part") for part in parts] == ["text", "artifact"]
+
+
+class SlowTransport(ScriptedTransport):
+    """Each attempt takes so long, by a clock of its own."""
+
+    attempt_s = 20.0
+    now_s = 0.0
+
+    def _note(self, rpc: Any, request: Any) -> None:
+        super()._note(rpc, request)
+        self.now_s += self.attempt_s
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_time_without_a_sign_of_life_is_what_counts(
+    call: Make, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    sign = events_pb2.WatchEventsResponse(caught_up=events_pb2.CaughtUp())
+    # A stream that lives may be silent for hours before it breaks.
+    streams = [[*([sign] if kept else []), broken()] for _ in range(8)]
+    transport = SlowTransport(WatchEvents=[*streams, [SessionNotFound("deleted")]])
+    monkeypatch.setattr("hansard_client.link.time.monotonic", lambda: transport.now_s)
+    caller = call(transport, patience_s=50.0, first_contact_s=50.0)
+    with pytest.raises(SessionNotFound if kept else Unreachable):
+        caller.get(caller.session.watch())
+    assert len(transport.calls) == (9 if kept else 3)

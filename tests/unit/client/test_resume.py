@@ -161,6 +161,14 @@ def test_patience_ends(call: Make) -> None:
     assert 8 < sum(transport.waits_s) <= 10
 
 
+def test_a_stream_goes_on_at_another_address(call: Make) -> None:
+    scripts = [[*FIRST[:3], broken()], [broken()], AGAIN]
+    transport = ScriptedTransport("one:1", "two:2", SendEvent=scripts)
+    caller = call(transport)
+    assert sequences(caller.get(caller.session.stream("Hello?"))) == [1, 2]
+    assert transport.used == ["one:1", "two:2", "one:1"]
+
+
 def test_news_restore_patience(call: Make) -> None:
     scripts = [[*(stored(n, "a") for n in range(1, last + 1)), broken()] for last in range(200)]
     transport = ScriptedTransport(SendEvent=[*scripts, [*scripts[-1][:-1], END]])
