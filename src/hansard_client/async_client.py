@@ -17,7 +17,15 @@ from hansard_client.channels import (
 )
 from hansard_client.link import Link
 from hansard_client.methods import AsyncIterating, AsyncStreaming, Awaiting, Part
-from hansard_client.operations import agents, artifacts, conversations, events, sessions, turns
+from hansard_client.operations import (
+    agents,
+    api_keys,
+    artifacts,
+    conversations,
+    events,
+    sessions,
+    turns,
+)
 from hansard_client.operations.values import Place
 
 
@@ -42,6 +50,15 @@ class AsyncSessions(Part[Link]):
     update = Awaiting(sessions.update)
     patch = Awaiting(sessions.patch)
     delete = Awaiting(sessions.delete)
+
+
+class AsyncApiKeys(Part[Link]):
+    """API keys: who is let in, and what they may do."""
+
+    create = Awaiting(api_keys.create)
+    list = AsyncIterating(api_keys.list_)
+    revoke = Awaiting(api_keys.revoke)
+    issue_token = Awaiting(api_keys.issue_token)
 
 
 class AsyncEvents(Part[Place]):
@@ -117,6 +134,7 @@ class AsyncHansard:
     Attributes:
         agents: who answers in sessions.
         sessions: conversations with an agent.
+        api_keys: who is let in.
     """
 
     def __init__(
@@ -142,6 +160,7 @@ class AsyncHansard:
         )
         self.agents = AsyncAgents(self._link)
         self.sessions = AsyncSessions(self._link)
+        self.api_keys = AsyncApiKeys(self._link)
 
     @overload
     def session(self, session: session_pb2.Session, /) -> AsyncSession: ...

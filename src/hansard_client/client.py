@@ -17,7 +17,15 @@ from hansard_client.channels import (
 )
 from hansard_client.link import Link
 from hansard_client.methods import Iterating, Part, Returning, Streaming
-from hansard_client.operations import agents, artifacts, conversations, events, sessions, turns
+from hansard_client.operations import (
+    agents,
+    api_keys,
+    artifacts,
+    conversations,
+    events,
+    sessions,
+    turns,
+)
 from hansard_client.operations.values import Place
 
 
@@ -42,6 +50,15 @@ class Sessions(Part[Link]):
     update = Returning(sessions.update)
     patch = Returning(sessions.patch)
     delete = Returning(sessions.delete)
+
+
+class ApiKeys(Part[Link]):
+    """API keys: who is let in, and what they may do."""
+
+    create = Returning(api_keys.create)
+    list = Iterating(api_keys.list_)
+    revoke = Returning(api_keys.revoke)
+    issue_token = Returning(api_keys.issue_token)
 
 
 class Events(Part[Place]):
@@ -121,6 +138,7 @@ class Hansard:
     Attributes:
         agents: who answers in sessions.
         sessions: conversations with an agent.
+        api_keys: who is let in.
     """
 
     def __init__(
@@ -159,6 +177,7 @@ class Hansard:
         )
         self.agents = Agents(self._link)
         self.sessions = Sessions(self._link)
+        self.api_keys = ApiKeys(self._link)
 
     @overload
     def session(self, session: session_pb2.Session, /) -> Session: ...

@@ -11,6 +11,8 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from hansard.v1 import (
+    access_pb2,
+    access_service_pb2,
     agent_pb2,
     agent_service_pb2,
     artifact_pb2,
@@ -69,19 +71,22 @@ def _rpc(
     return Rpc(descriptor, request_type, reply_type)
 
 
-# Hiding, showing and cancelling lead to a state, however often they are done; the ids that these
-# name are never used again, so that they can't meet another thing under the same name.
+# Hiding, showing, cancelling and revoking lead to a state, however often they are done, and the ids
+# that they name are never used again: they can't meet another thing under the same name. One token
+# too many harms nobody.
 _IDEMPOTENT: Final = frozenset(
     {
         "hansard.v1.EventService.HideEvent",
         "hansard.v1.EventService.UnhideEvent",
         "hansard.v1.EventService.DeleteEvent",
         "hansard.v1.TurnService.CancelTurn",
+        "hansard.v1.AccessService.RevokeApiKey",
+        "hansard.v1.AccessService.IssueToken",
     }
 )
 
 _agents, _sessions, _events = agent_service_pb2, session_service_pb2, event_service_pb2
-_turns, _artifacts = turn_service_pb2, artifact_service_pb2
+_turns, _artifacts, _access = turn_service_pb2, artifact_service_pb2, access_service_pb2
 
 CREATE_AGENT: Final = _rpc(
     _agents, "AgentService/CreateAgent", _agents.CreateAgentRequest, agent_pb2.Agent
@@ -183,4 +188,17 @@ DELETE_ARTIFACT: Final = _rpc(
     "ArtifactService/DeleteArtifact",
     _artifacts.DeleteArtifactRequest,
     _artifacts.DeleteArtifactResponse,
+)
+
+CREATE_API_KEY: Final = _rpc(
+    _access, "AccessService/CreateApiKey", _access.CreateApiKeyRequest, access_pb2.ApiKey
+)
+LIST_API_KEYS: Final = _rpc(
+    _access, "AccessService/ListApiKeys", _access.ListApiKeysRequest, _access.ListApiKeysResponse
+)
+REVOKE_API_KEY: Final = _rpc(
+    _access, "AccessService/RevokeApiKey", _access.RevokeApiKeyRequest, access_pb2.ApiKey
+)
+ISSUE_TOKEN: Final = _rpc(
+    _access, "AccessService/IssueToken", _access.IssueTokenRequest, _access.IssueTokenResponse
 )

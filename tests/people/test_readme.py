@@ -59,7 +59,8 @@ def test_every_block_is_run() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/GUARANTEES.md"):
+    pages = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/GUARANTEES.md")
+    for name in (*pages, "docs/CLIENT.md"):
         page = ROOT / name
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{name}: {link}"
@@ -152,6 +153,20 @@ def test_its_commands_run(reader: Reader) -> None:
         printed = [reader.run(block) for block in rest]
     assert any("> Unopened goods may be returned within 30 days" in out for out in printed)
     assert "> Opened software is exchanged for the same title only" in printed[-1]
+
+
+def test_the_page_of_the_client_runs(reader: Reader) -> None:
+    page = (ROOT / "docs" / "CLIENT.md").read_text(encoding="utf-8")
+    found = BLOCK.findall(page)
+    assert len(found) == page.count("```") / 2
+    # One program: what a block defines the next ones use.
+    program = "\n".join(text for _, _, text in found)
+    _, serve, *_ = blocks()
+    (reader.folder / "returns.md").write_text("Goods may be returned within 30 days.\n")
+    with reader.serving(serve):
+        out = reader.run(Block("python", program, serves=False))
+    assert "within 30 days" in out
+    assert "SESSION_NOT_FOUND" in out
 
 
 @pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on PATH")

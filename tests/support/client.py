@@ -124,10 +124,9 @@ class Caller(Generic[T]):
         )
         made: Any = Hansard() if kind == "blocking" else AsyncHansard()
         # The façade is made with a transport of its own; these take the parts over.
-        parts = type(made.agents), type(made.sessions)
         self.hansard: Any = made
-        made.agents, made.sessions = parts[0](link), parts[1](link)
-        made._link = link
+        for name in ("agents", "sessions", "api_keys"):
+            setattr(made, name, type(getattr(made, name))(link))
         of_session: Any = Session if kind == "blocking" else AsyncSession
         self.session: Any = of_session(Place(link, "agent", "session"))
         self.place_uid = lambda uid: of_session(Place(link, "agent", "session", uid))

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 import hansard_client
 from hansard.v1 import artifact_service_pb2, errors_pb2, event_service_pb2, options_pb2
+from hansard.v1.access_pb2 import ApiKey
 from hansard.v1.agent_pb2 import Agent
 from hansard.v1.event_pb2 import Event
 from hansard.v1.session_pb2 import Session
@@ -28,7 +29,7 @@ from tests.support.client import Caller, ScriptedTransport
 LEFT_OUT: dict[str, str] = {}
 
 IMAGE = Path(__file__).resolve().parents[3] / "generated/hansard/hansard.binpb"
-PARTS = ("Agents", "Sessions", "Events", "Turns", "Artifacts", "Session")
+PARTS = ("Agents", "Sessions", "ApiKeys", "Events", "Turns", "Artifacts", "Session")
 ENDED = Turn(id="trn_1", status=TURN_STATUS_COMPLETED)
 END = event_service_pb2.SendEventResponse(turn_end=event_service_pb2.TurnEnd(turn=ENDED))
 CAUGHT_UP = event_service_pb2.WatchEventsResponse(caught_up=event_service_pb2.CaughtUp())
@@ -49,6 +50,12 @@ WAYS: dict[str, Callable[[Caller[Any]], Any]] = {
     "Sessions.update": lambda c: c.hansard.sessions.update("a", "s", tti_minutes=5),
     "Sessions.patch": lambda c: c.hansard.sessions.patch(Session(key="s"), ["name"]),
     "Sessions.delete": lambda c: c.hansard.sessions.delete("a", "s"),
+    "ApiKeys.create": lambda c: c.hansard.api_keys.create(
+        name="K", roles=[{"role": "ROLE_ADMINISTRATOR"}]
+    ),
+    "ApiKeys.list": lambda c: c.hansard.api_keys.list(include_revoked=True),
+    "ApiKeys.revoke": lambda c: c.hansard.api_keys.revoke("k"),
+    "ApiKeys.issue_token": lambda c: c.hansard.api_keys.issue_token(),
     "Session.get": lambda c: c.session.get(),
     "Session.update": lambda c: c.session.update(name="N"),
     "Session.delete": lambda c: c.session.delete(),
@@ -94,6 +101,7 @@ def _first(made: Any) -> Any:
 def transport() -> ScriptedTransport:
     chunk = artifact_service_pb2.DownloadArtifactResponse(chunk=b"a")
     return ScriptedTransport(
+        CreateApiKey=[ApiKey(id="k", secret="s")],
         SendEvent=[[END]], WatchEvents=[[WATCHED, CAUGHT_UP]], DownloadArtifact=[[chunk]],
         GetTurn=[ENDED, ENDED],
     )  # fmt: skip

@@ -13,8 +13,10 @@ from hansard.v1 import agent_pb2, event_pb2, session_pb2
 from hansard.v1 import agent_service_pb2 as agents_pb2
 from hansard.v1 import artifact_service_pb2 as artifacts_pb2
 from hansard.v1 import event_service_pb2 as events_pb2
+from hansard.v1.access_pb2 import ApiKey
 from hansard.v1.artifact_pb2 import Artifact
 from hansard_client import File, errors
+from hansard_client.channels import Endpoints
 from hansard_client.errors import (
     AgentNotFound,
     ArtifactNotFound,
@@ -66,6 +68,8 @@ REPEATABLE: list[tuple[str, Callable[[Any], Any]]] = [
     ("HideEvent", lambda c: c.session.events.hide("aev_1")),
     ("DeleteEvent", lambda c: c.session.events.delete("aev_1")),
     ("CancelTurn", lambda c: c.session.turns.cancel("trn_1")),
+    ("RevokeApiKey", lambda c: c.hansard.api_keys.revoke("k")),
+    ("IssueToken", lambda c: c.hansard.api_keys.issue_token()),
     ("DeleteArtifact", lambda c: c.session.artifacts.delete("art_1")),
     ("UpdateAgent", lambda c: c.hansard.agents.update("a", etag="e", name="N")),
 ]
@@ -373,6 +377,37 @@ def test_an_input_is_taken(call: Make) -> None:
         assert request.detach
         parts = request.input_message.messages
         assert [part.WhichOneof("part") for part in parts] == ["text", "artifact"]
+
+
+def test_a_key_whose_secret_was_lost_is_replaced(call: Make) -> None:
+    lost, whole = ApiKey(id="lost"), ApiKey(id="whole", secret="secret")
+    transport = ScriptedTransport(CreateApiKey=[broken(), lost, whole])
+    caller = call(transport)
+    roles = [{"role": "ROLE_AGENT_USER", "agent_key": "support"}]
+    assert caller.get(caller.hansard.api_keys.create(name="K", roles=roles)) == whole
+    assert [request.api_key_id for request in transport.requests("RevokeApiKey")] == ["lost"]
+    ids = [request.request_id for request in transport.requests("CreateApiKey")]
+    assert ids[0] == ids[1] != ids[2]
+    # Whoever has an id of their own may have had the answer elsewhere.
+    transport = ScriptedTransport(CreateApiKey=[lost])
+    caller = call(transport)
+    made = caller.hansard.api_keys.create(name="K", roles=roles, request_id="mine")
+    assert caller.get(made) == lost
+    assert transport.requests("RevokeApiKey") == []
+
+
+def test_the_next_address_is_used_when_one_is_left() -> None:
+    given = Endpoints(" one:1, two:2,three:3 ", api_key=None, tls=False, options=None)
+    assert given.addresses == ("one:1", "two:2", "three:3")
+    assert [given.leave("one:1"), given.current] == [True, "two:2"]
+    # Of two calls that fail together only one changes it.
+    assert [given.leave("one:1"), given.current] == [True, "two:2"]
+    assert [given.leave("two:2"), given.leave("three:3"), given.current] == [True, True, "one:1"]
+    alone = Endpoints(["one:1"], api_key=None, tls=False, options=None)
+    assert not alone.leave("one:1")
+    options = dict(given.options("127.0.0.1:1")) | {"proxied": dict(given.options("far:1"))}
+    assert options["grpc.enable_http_proxy"] == 0
+    assert "grpc.enable_http_proxy" not in options["proxied"]
 
 
 class SlowTransport(ScriptedTransport):
