@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in $(PYTHONS); do \
 		>/dev/null 2>&1 && echo "$$python" && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen fmt lint types breaking baseline checkgen test check bench soak run clean
+.PHONY: help setup gen fmt lint types breaking baseline checkgen test polyglot check bench soak run clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ checkgen: $(READY) ## Check that generated/ is what proto/ says
 
 test: $(READY) ## Run every test, on SQLite and PostgreSQL (ARGS="-k name" for some)
 	$(BIN)/pytest --numprocesses auto $(ARGS)
+
+polyglot: $(READY) ## Run the clients in other languages, grpcurl and ghz against a server
+	$(BIN)/pytest tests/polyglot -m "soak or not soak" $(ARGS)
 
 check: lint types breaking checkgen test ## Run `make test` and all static checks, as CI does
 

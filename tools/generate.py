@@ -22,6 +22,9 @@ GENERATED = ROOT / "generated"
 
 IMAGE = "hansard/hansard.binpb"
 VALIDATE = "buf/validate/validate.proto"
+# No message has a field of these types: they travel in the details of a status. They are in the
+# image so that a client made from it alone can read them.
+DETAILS = "google/rpc/error_details.proto"
 # Packages without __init__.py: each names the folder from which on type checkers may trust it.
 TYPED = ("hansard/py.typed", "buf/validate/py.typed")
 
@@ -29,6 +32,8 @@ TYPED = ("hansard/py.typed", "buf/validate/py.typed")
 def validate_descriptors() -> bytes:
     """Return the descriptor set of buf.validate, which no package ships as a .proto file."""
     file = FileDescriptorProto.FromString(validate_pb.desc().proto.to_binary())
+    # The package for Python was made under other options than the library for Java.
+    file.options.java_package = "build.buf.validate"
     return FileDescriptorSet(file=[file]).SerializeToString()
 
 
@@ -59,7 +64,7 @@ def generate(out: Path, descriptors: Path) -> None:
     image.parent.mkdir(parents=True)
     protoc(
         descriptors,
-        files,
+        [*files, DETAILS],
         "--include_imports",
         "--include_source_info",
         f"--descriptor_set_out={image}",
