@@ -80,6 +80,7 @@ from hansard_server.turns.alterations import Alterations
 from hansard_server.turns.context import ContextLoader
 from hansard_server.turns.engine import EngineSettings, TurnEngine
 from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.forks import Forks
 from hansard_server.turns.inputs import Inputs
 from hansard_server.turns.keeper import TurnKeeper
 from hansard_server.turns.queries import Queries
@@ -118,6 +119,7 @@ class Parts:
     feeds: Feeds
     readers: Readers
     engine: TurnEngine
+    forks: Forks
     sweeper: Sweeper
     keys: KeyCache
     key_tokens: Tokens
@@ -197,15 +199,15 @@ class Server:
         listening.enter_context(store.listen(feeds.on_change))
         listening.enter_context(store.listen(engine.on_change))
         closers.add("listening", partial(asyncio.to_thread, listening.close))
-        keeper = TurnKeeper(
-            store,
-            engine,
-            lease_s=settings.lease_s,
-            alone=sqlite_path(settings.store_url) is not None,
-        )
+        alone = sqlite_path(settings.store_url) is not None
+        keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
         closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
         await keeper.open()
+        forks = Forks(store, settings.limits, clock=self._clock)
+        closers.add("forks", forks.close)
+        if alone:
+            await forks.recover()
         self._run("drain_watch", self._tell_streams(feeds, engine))
         parts = Parts(
             settings=settings,
@@ -215,6 +217,7 @@ class Server:
             feeds=feeds,
             readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
             engine=engine,
+            forks=forks,
             sweeper=sweeper,
             keys=keys,
             key_tokens=key_tokens,
@@ -308,7 +311,13 @@ def _servicers(parts: Parts) -> list[Service]:
         on_delete=parts.sweeper.wake,
         clock=parts.clock,
     )
-    sessions = Sessions(store, limits=settings.limits, tokens=tokens, clock=parts.clock)
+    sessions = Sessions(
+        store,
+        limits=settings.limits,
+        tokens=tokens,
+        make_fork=parts.forks.make,
+        clock=parts.clock,
+    )
     inputs = Inputs(store, parts.feeds, parts.readers, parts.engine, settings.limits)
     queries = Queries(store, parts.feeds, parts.readers, tokens)
     artifacts = Artifacts(store, parts.blobs, tokens, clock=parts.clock)

@@ -22,6 +22,9 @@ NAMES = frozenset(
         "decision.made",
         "write.committed",
         "turn.taken",
+        "fork.begun",
+        "fork.piece",
+        "fork.copied",
         "artifact.stored",
         "artifact.recorded",
     }

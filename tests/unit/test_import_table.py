@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "hansard_server.repository.access",
         "hansard_server.repository.api",
         "hansard_server.repository.commands",
+        "hansard_server.repository.forks",
     ),
 }
 # The generated *_pb2_grpc modules import grpc: who may use messages may not by that use stubs.
@@ -76,6 +77,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository.access": ("CORE",),
     "hansard_server.repository.api": ("CORE",),
     "hansard_server.repository.commands": ("CORE",),
+    "hansard_server.repository.forks": ("CORE",),
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
         *("hansard_server.domain", "MESSAGES", "WATCHED"),

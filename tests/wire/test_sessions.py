@@ -143,13 +143,3 @@ async def test_deleting_an_agent_deletes_its_sessions(hansard: Running, agent: s
     refused = await failure(hansard.sessions.GetSession(Get(agent_key=agent, session_key="s")))
     assert refused.reason == "SESSION_NOT_FOUND"
     assert made.uid
-
-
-async def test_fork_is_not_served_yet(hansard: Running, agent: str) -> None:
-    refused = await failure(
-        hansard.sessions.CreateSession(
-            Create(agent_key=agent, name="x", from_session={"session_key": "s"})
-        )
-    )
-    assert refused.code is grpc.StatusCode.UNIMPLEMENTED
-    assert (refused.reason, refused.fields) == ("UNIMPLEMENTED", ("from_session",))

@@ -165,6 +165,8 @@ class ForkOrigin(_message.Message):
     SESSION_KEY_FIELD_NUMBER: _builtins.int
     SESSION_UID_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     agent_key: _builtins.str
     """The agent of the source."""
     session_key: _builtins.str
@@ -173,6 +175,14 @@ class ForkOrigin(_message.Message):
     """The incarnation of the source."""
     event_id: _builtins.str
     """The last event that was copied; empty when there was none."""
+    last_sequence: _builtins.int
+    """The sequence of the last event that the fork began with, those that closed open calls included:
+    what comes after it was said here.
+    """
+    @_builtins.property
+    def usage(self) -> _turn_pb2.Usage:
+        """What the copied turns had used; it is part of Session.usage, and was used once, in the source."""
+
     def __init__(
         self,
         *,
@@ -180,10 +190,12 @@ class ForkOrigin(_message.Message):
         session_key: _builtins.str = ...,
         session_uid: _builtins.str = ...,
         event_id: _builtins.str = ...,
+        last_sequence: _builtins.int = ...,
+        usage: _turn_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "event_id", b"event_id", "session_key", b"session_key", "session_uid", b"session_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "event_id", b"event_id", "last_sequence", b"last_sequence", "session_key", b"session_key", "session_uid", b"session_uid", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,7 +203,34 @@ Global___ForkOrigin: _TypeAlias = ForkOrigin  # noqa: Y015
 
 @_typing.final
 class FromSession(_message.Message):
-    """What a new session is forked from."""
+    """What a new session is forked from: the record of another session of the same tenant, as it was at
+    one moment, when the fork began. What is written, hidden, shown or deleted in the source after
+    that does not change the fork; both go their own ways. The source may be running, disabled, or
+    itself a fork.
+
+    Copied are the visible events, up to `include_up_to_event_id`, numbered from 1 without gaps;
+    hidden events and tombstones stay behind. A copy is verbatim: id, turn_id, tool_call_id,
+    created_at and payload, provider_data included, are the original's (ids are unique within their
+    session, so pairs and references stay whole), and only its sequence is its own.
+
+    Turns come with their events; a turn of which no event was copied stays behind, and so do inputs
+    that wait. A turn that is unfinished in the source, or that is cut by `include_up_to_event_id`,
+    stands in the fork with what was copied of it, as INTERRUPTED: people who fork a conversation
+    while the agent works want what was said so far, and the fork is idle at once. The usage of a turn
+    that is cut by `include_up_to_event_id` is not known for its part, and is 0. A turn whose input is
+    hidden or deleted has an empty `input`.
+
+    Tool calls without an output among the copied events are closed, after the last copied event, by
+    outputs with the outcome INTERRUPTED.
+
+    The artifacts that copied events mention come along under their ids. Their bytes are shared;
+    each session's artifact can be deleted without the other's. An artifact keeps its time of
+    creation, and expires when the original does. The session's quotas hold (QUOTA_EXCEEDED).
+
+    The fork appears when it is whole, however long that takes; request ids of the source are not
+    copied. With a `request_id` the work goes on when the caller goes away, and the same request joins
+    it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,7 +242,9 @@ class FromSession(_message.Message):
     session_key: _builtins.str
     """The source."""
     include_up_to_event_id: _builtins.str
-    """The last event that is copied. Default: the last one there is."""
+    """The last event that is copied, if it is visible; else the last visible one before it. Default:
+    the last one there is.
+    """
     def __init__(
         self,
         *,

@@ -61,7 +61,9 @@ class CreateSessionRequest(_message.Message):
 
     @_builtins.property
     def from_session(self) -> _session_pb2.FromSession:
-        """Another session whose events and artifacts the new one begins with."""
+        """Another session, of this or another agent, whose events and artifacts the new one begins with.
+        Nothing else is taken from it: name, description, metadata and the rest are as given here.
+        """
 
     def __init__(
         self,

@@ -69,7 +69,10 @@ class SessionServiceServicer:
 
     def CreateSession(self, request, context):
         """Creates a session, empty or forked from another. AGENT_NOT_FOUND; SESSION_ALREADY_EXISTS when
-        the key is taken; SESSION_NOT_FOUND and EVENT_NOT_FOUND for what it is forked from.
+        the key is taken. For what it is forked from: AGENT_NOT_FOUND, SESSION_NOT_FOUND and
+        EVENT_NOT_FOUND, with the field; QUOTA_EXCEEDED when its artifacts are more than a session may
+        have; SESSION_BUSY when events of the source were deleted, again and again, before they were
+        copied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

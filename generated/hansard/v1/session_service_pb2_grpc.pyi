@@ -36,7 +36,10 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]
     """Creates a session, empty or forked from another. AGENT_NOT_FOUND; SESSION_ALREADY_EXISTS when
-    the key is taken; SESSION_NOT_FOUND and EVENT_NOT_FOUND for what it is forked from.
+    the key is taken. For what it is forked from: AGENT_NOT_FOUND, SESSION_NOT_FOUND and
+    EVENT_NOT_FOUND, with the field; QUOTA_EXCEEDED when its artifacts are more than a session may
+    have; SESSION_BUSY when events of the source were deleted, again and again, before they were
+    copied.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]
     """Gets a session. AGENT_NOT_FOUND, SESSION_NOT_FOUND."""
@@ -59,7 +62,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Creates a session, empty or forked from another. AGENT_NOT_FOUND; SESSION_ALREADY_EXISTS when
-    the key is taken; SESSION_NOT_FOUND and EVENT_NOT_FOUND for what it is forked from.
+    the key is taken. For what it is forked from: AGENT_NOT_FOUND, SESSION_NOT_FOUND and
+    EVENT_NOT_FOUND, with the field; QUOTA_EXCEEDED when its artifacts are more than a session may
+    have; SESSION_BUSY when events of the source were deleted, again and again, before they were
+    copied.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Gets a session. AGENT_NOT_FOUND, SESSION_NOT_FOUND."""
@@ -85,7 +91,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Creates a session, empty or forked from another. AGENT_NOT_FOUND; SESSION_ALREADY_EXISTS when
-        the key is taken; SESSION_NOT_FOUND and EVENT_NOT_FOUND for what it is forked from.
+        the key is taken. For what it is forked from: AGENT_NOT_FOUND, SESSION_NOT_FOUND and
+        EVENT_NOT_FOUND, with the field; QUOTA_EXCEEDED when its artifacts are more than a session may
+        have; SESSION_BUSY when events of the source were deleted, again and again, before they were
+        copied.
         """
 
     @_abc_1.abstractmethod

@@ -24,6 +24,7 @@ from hansard_server.domain.records import (
     SessionView,
     TurnRecord,
     TurnStatus,
+    Usage,
 )
 from hansard_server.repository.access import AccessReads, AccessWrites
 from hansard_server.repository.commands import (
@@ -43,6 +44,7 @@ from hansard_server.repository.commands import (
     StartNext,
     TakeTurn,
 )
+from hansard_server.repository.forks import ForkedTurn, ForkPlan, ForkRef, ForkTotals
 
 T = TypeVar("T")
 
@@ -219,6 +221,19 @@ class ReadTx(AccessReads, Protocol):
         """Return a page. Its cost does not grow with the session nor with the page's place."""
         ...
 
+    def get_payloads(
+        self, tenant: str, session_uid: str, sequences: Sequence[int]
+    ) -> dict[int, bytes]:
+        """Return the payloads of events by their sequences, also of a fork that is being made."""
+        ...
+
+    def plan_fork(self, source: SessionRef, through: int) -> ForkPlan:
+        """Return what a fork copies of the source's events up to a sequence, that one included.
+
+        The fork's moment is that of the read. Its cost grows with the events, a few bytes each.
+        """
+        ...
+
     def get_turn(self, tenant: str, session_uid: str, turn_id: str) -> TurnRecord:
         """Return the turn. Raises TurnNotFound."""
         ...
@@ -317,6 +332,57 @@ class WriteTx(ReadTx, AccessWrites, Protocol):
 
         The rows that carry claims stay for `keep_rows_us` after the deletion.
         """
+        ...
+
+    # Forks: pieces of one that `begin_fork` began. Each is a sign of life, and raises ForkLost when
+    # the fork was given up, SourceChanged when rows of the source that were planned are gone.
+
+    def begin_fork(self, tenant: str, uid: str, agent_uid: str, request_id: str | None) -> bool:
+        """Make the place for a fork's copies under a new uid, where nobody sees them.
+
+        False, and nothing is done, when another fork of this request to the agent is alive. One
+        that has shown no life for half a minute, or was given up, is purged.
+        """
+        ...
+
+    def copy_fork_events(self, fork: ForkRef, sequences: Sequence[int], first: int) -> None:
+        """Copy events of the source; the first of them becomes the event `first`."""
+        ...
+
+    def copy_fork_turns(self, fork: ForkRef, turns: Sequence[ForkedTurn]) -> Usage:
+        """Copy turns that have ended; return what they used together.
+
+        A turn whose input event is not copied has an empty input.
+        """
+        ...
+
+    def copy_fork_artifacts(self, fork: ForkRef, ids: Collection[str]) -> int:
+        """Copy artifacts, which share their bytes; return their sizes together."""
+        ...
+
+    def write_fork_events(self, fork: ForkRef, events: Sequence[EventRecord]) -> None:
+        """Write events of the fork's own."""
+        ...
+
+    def finish_fork(
+        self,
+        session: SessionRecord,
+        claim: Claim | None,
+        totals: ForkTotals,
+        cut_turn: TurnRecord | None,
+    ) -> None:
+        """Write the session, with the fork's uid, and its head: now it is there, whole.
+
+        As insert_session; `cut_turn` is a turn of the fork's own, which has ended.
+        """
+        ...
+
+    def give_up_fork(self, tenant: str, uid: str) -> None:
+        """Leave the fork's copies to the purge; its request may be made anew."""
+        ...
+
+    def give_up_all_forks(self) -> None:
+        """Leave the copies of all forks to the purge; only where this process is alone."""
         ...
 
     def alter_event(

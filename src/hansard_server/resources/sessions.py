@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from hansard.v1 import session_pb2, session_service_pb2
 from hansard_server.domain import keys
@@ -12,10 +14,9 @@ from hansard_server.domain.errors import (
     EtagMismatch,
     SessionAlreadyExists,
     SessionNotFound,
-    Unimplemented,
 )
 from hansard_server.domain.limits import Limits
-from hansard_server.domain.records import Claim, SessionHead, SessionRecord, SessionView
+from hansard_server.domain.records import Claim, SessionHead, SessionRecord, SessionView, Usage
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.fingerprints import claim_of, first_answer
@@ -28,13 +29,55 @@ _UPDATABLE = frozenset({"name", "description", "metadata", "enabled", "tti_minut
 _KEY_TRIES = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a request to create comes to: a new session, or the one that it made before."""
+
+    record: SessionRecord
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkWish:
+    """A session that is to be made from another.
+
+    Attributes:
+        agent_key: of the new session.
+        source: what it is made from.
+        claim: of the request.
+        admit: decides whether it may be made, and under which key, or has been made before. Raises
+            what CreateSession does.
+    """
+
+    tenant: str
+    agent_key: str
+    source: session_pb2.FromSession
+    claim: Claim | None
+    admit: Callable[[WriteTx], Admitted]
+
+
+class MakeFork(Protocol):
+    """Makes forks."""
+
+    async def __call__(self, wish: ForkWish) -> SessionRecord:
+        """Return the new session, or the one that the request made before, when it is whole."""
+        ...
+
+
 class Sessions:
     """Creates, gets, lists, updates and deletes sessions. Requests keep to the contract's rules."""
 
     def __init__(
-        self, store: Store, *, limits: Limits, tokens: PageTokens, clock: Clock = now_us
+        self,
+        store: Store,
+        *,
+        limits: Limits,
+        tokens: PageTokens,
+        make_fork: MakeFork,
+        clock: Clock = now_us,
     ) -> None:
         self._store = store
+        self._make_fork = make_fork
         self._limits = limits
         self._lists = CreationLists(store, tokens, limits)
         self._clock = clock
@@ -44,7 +87,8 @@ class Sessions:
     ) -> SessionView:
         """Return the new session, or the first answer to this request_id.
 
-        Raises AgentNotFound, RequestIdReused, InvalidMetadata, SessionAlreadyExists, Unimplemented.
+        Raises AgentNotFound, RequestIdReused, InvalidMetadata, SessionAlreadyExists, and what
+        MakeFork does.
         """
         if not request.HasField("enabled"):
             request.enabled = True
@@ -68,18 +112,32 @@ class Sessions:
             updated_at_us=now,
         )
 
-        def decide(tx: WriteTx) -> SessionView:
+        def admit(tx: WriteTx) -> Admitted:
             agent_uid = tx.get_agent(tenant, request.agent_key).uid
             first = _first_session(tx, tenant, agent_uid, claim)
             if first is not None:
-                return _as_created(first)
+                return Admitted(first, claimed=True)
             if fault is not None:
                 raise fault
             record = replace(draft, agent_uid=agent_uid, key=_free_key(tx, draft))
-            tx.insert_session(record, claim)
-            return _as_created(record)
+            return Admitted(record, claimed=False)
 
-        return await self._store.write(decide)
+        def decide(tx: WriteTx) -> SessionRecord:
+            admitted = admit(tx)
+            if not admitted.claimed:
+                tx.insert_session(admitted.record, claim)
+            return admitted.record
+
+        if not request.HasField("from_session"):
+            return _as_created(await self._store.write(decide))
+        wish = ForkWish(
+            tenant=tenant,
+            agent_key=request.agent_key,
+            source=request.from_session,
+            claim=claim,
+            admit=admit,
+        )
+        return _as_created(await self._make_fork(wish))
 
     async def get(self, tenant: str, request: session_service_pb2.GetSessionRequest) -> SessionView:
         """Return the session. Raises AgentNotFound, SessionNotFound."""
@@ -150,8 +208,6 @@ class Sessions:
 
     def _find_fault(self, request: session_service_pb2.CreateSessionRequest) -> DomainError | None:
         try:
-            if request.HasField("from_session"):
-                raise Unimplemented.of_field("from_session", "this server can't fork sessions yet")
             check_struct(request.metadata, "metadata", self._limits)
         except DomainError as error:
             return error
@@ -167,11 +223,18 @@ def _first_session(
 
 
 def _as_created(record: SessionRecord) -> SessionView:
-    """Return the session as it was when it was made: without events, its time just begun."""
+    """Return the session as it was when it was made: as it was forked, its time just begun."""
     expire_at_us = None
     if record.tti_minutes:
         expire_at_us = record.created_at_us + record.tti_minutes * MICROSECONDS_PER_MINUTE
-    return SessionView(record, SessionHead(expire_at_us=expire_at_us))
+    origin = session_pb2.ForkOrigin.FromString(record.forked_from or b"")
+    used = origin.usage
+    head = SessionHead(
+        last_sequence=origin.last_sequence,
+        usage=Usage(used.input_tokens, used.output_tokens, used.reasoning_tokens),
+        expire_at_us=expire_at_us,
+    )
+    return SessionView(record, head)
 
 
 def _free_key(tx: WriteTx, draft: SessionRecord) -> str:

@@ -69,7 +69,10 @@ def interrupted_payload(reason: str) -> event_pb2.Event:
     return event_pb2.Event(session_interrupted=event_pb2.SessionInterrupted(reason=reason))
 
 
-def close_call(call: OpenCall) -> Draft:
+_ENDED_JSON = '{"error":"the turn ended before the tool had answered"}'
+
+
+def close_call(call: OpenCall, output_json: str = _ENDED_JSON) -> Draft:
     """Return the output of a call that its turn left open: INTERRUPTED."""
     return make_draft(
         event_pb2.Event(
@@ -77,7 +80,7 @@ def close_call(call: OpenCall) -> Draft:
                 tool_call_id=call.tool_call_id,
                 tool_configuration_name=call.tool_configuration_name,
                 tool_name=call.tool_name,
-                tool_output_json='{"error":"the turn ended before the tool had answered"}',
+                tool_output_json=output_json,
                 error=True,
                 outcome=event_pb2.TOOL_OUTCOME_INTERRUPTED,
             )

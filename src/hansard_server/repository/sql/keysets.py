@@ -15,6 +15,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     String,
+    TableValuedAlias,
     and_,
     bindparam,
     cast,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 KEYS = "keys"
 """The name of the parameter, which `encode_keys` makes."""
@@ -60,6 +62,17 @@ def _part(element: _KeyPart, compiler: SQLCompiler, **options: Any) -> str:
     return f"({value} ->> {index})"
 
 
+def key_rows() -> TableValuedAlias:
+    """Return the keys of the parameter KEYS as rows; `key_part` gives their parts."""
+    return _KeyRows(bindparam(KEYS, type_=String)).table_valued("value", name="wanted")
+
+
+def key_part(rows: TableValuedAlias, index: int, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+    """Return a part of each key, by its index from 0."""
+    part: ColumnElement[Any] = _KeyPart(rows.c.value, literal_column(str(index)))
+    return part if isinstance(type_, String) else cast(part, type_)
+
+
 def select_by_keys(
     *columns: Any, source: FromClause, keys: Iterable[ColumnElement[Any]]
 ) -> Select[Any]:
@@ -67,18 +80,11 @@ def select_by_keys(
 
     Its parameter is KEYS.
     """
-    rows = _KeyRows(bindparam(KEYS, type_=String)).table_valued("value", name="wanted")
-    parts = [_part_of(rows.c.value, index, column) for index, column in enumerate(keys)]
+    rows = key_rows()
+    parts = [column == key_part(rows, index, column.type) for index, column in enumerate(keys)]
     return select(*columns).select_from(rows.join(source, and_(*parts)))
 
 
 def encode_keys(keys: Iterable[tuple[str | int, ...]]) -> dict[str, str]:
     """Return the parameters of a select_by_keys; no key may be given twice."""
     return {KEYS: json.dumps(sorted(keys), separators=(",", ":"))}
-
-
-def _part_of(value: Any, index: int, column: ColumnElement[Any]) -> ColumnElement[bool]:
-    part: ColumnElement[Any] = _KeyPart(value, literal_column(str(index)))
-    if not isinstance(column.type, String):
-        part = cast(part, column.type)
-    return column == part

@@ -1,7 +1,8 @@
 """The purge: rows of what was deleted, removed in pieces, children before parents.
 
-Sessions of deleted agents are deleted first. What a deleted session holds goes at once; its own row
-and its agent's carry claims, so they stay for a while.
+Forks that nobody works on any more go, and sessions of deleted agents are deleted first. What a
+deleted session holds goes at once; its own row and its agent's carry claims, so they stay for a
+while.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from sqlalchemy import (
     update,
 )
 
-from hansard_server.repository.sql.engine import lock_for_update
+from hansard_server.repository.sql.engine import database_now_us, lock_for_update
 from hansard_server.repository.sql.tables import (
     agents,
     artifacts,
     claims,
     events,
+    forks,
     session_heads,
     sessions,
     turns,
@@ -102,6 +104,20 @@ _MARK_PURGED = (
     .where(sessions.c.tenant == bindparam("of_tenant"), sessions.c.uid == bindparam("of_uid"))
     .values(purged=True)
 )
+# Locked: whoever still believes to work on one waits for the lock to renew it, and finds it gone.
+_DEAD_FORKS = lock_for_update(
+    select(forks.c.tenant, forks.c.session_uid)
+    .where(forks.c.alive_until <= database_now_us())
+    .order_by(forks.c.alive_until)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_OF_FORK = (
+    forks.c.tenant == bindparam("of_tenant"),
+    forks.c.session_uid == bindparam("of_uid"),
+)
+_GIVE_UP_FORK = update(forks).where(*_OF_FORK).values(alive_until=0, request_id=None)
+_DELETE_FORK = delete(forks).where(*_OF_FORK)
 _OLD_SESSIONS = lock_for_update(
     select(sessions.c.tenant, sessions.c.uid)
     .where(sessions.c.deleted_at <= bindparam("before"), sessions.c.purged.is_(True))
@@ -138,7 +154,9 @@ def purge_deleted(
 
     A session that is deleted because its agent was counts as one.
     """
-    removed = 0
+    removed = _purge_forks(connection, max_rows)
+    if removed >= max_rows:
+        return removed
     for tenant, uid in _sessions_to_purge(connection, max_rows):
         if removed >= max_rows:
             return removed
@@ -151,6 +169,28 @@ def purge_deleted(
         values = {"before": now_us - keep_rows_us, "limit": max_rows - removed}
         if values["limit"] > 0:
             removed += _remove(connection, table, old, values)
+    return removed
+
+
+def _purge_forks(connection: Connection, budget: int) -> int:
+    """Remove rows of forks that nobody works on, their own as the last; return how many."""
+    removed = 0
+    for row in connection.execute(_DEAD_FORKS, {"limit": budget}).all():
+        fork = {"of_tenant": row.tenant, "of_uid": row.session_uid}
+        connection.execute(_GIVE_UP_FORK, fork)
+        removed += _remove_children(connection, fork, budget - removed)
+        if removed >= budget:
+            return removed
+        removed += connection.execute(_DELETE_FORK, fork).rowcount
+    return removed
+
+
+def _remove_children(connection: Connection, session: dict[str, str], budget: int) -> int:
+    removed = 0
+    for statement in _CHILDREN:
+        if removed < budget:
+            values = {**session, "limit": budget - removed}
+            removed += connection.execute(statement, values).rowcount
     return removed
 
 
@@ -172,11 +212,9 @@ def _purge_session(connection: Connection, tenant: str, uid: str, budget: int) -
     """Remove rows of a deleted session, its head as the last; return how many."""
     session = {"of_tenant": tenant, "of_uid": uid}
     connection.execute(_HEAD_LOCKED, session).all()
-    removed = 0
-    for statement in _CHILDREN:
-        removed += connection.execute(statement, {**session, "limit": budget - removed}).rowcount
-        if removed >= budget:
-            return removed
+    removed = _remove_children(connection, session, budget)
+    if removed >= budget:
+        return removed
     removed += connection.execute(_DELETE_HEAD, session).rowcount
     connection.execute(_MARK_PURGED, session)
     return removed

@@ -33,9 +33,11 @@ from hansard_server.repository.api import (
     TurnScan,
 )
 from hansard_server.repository.commands import SessionName
+from hansard_server.repository.forks import ForkPlan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.access import AGENTS_BY_UID, SqlAccessReads
 from hansard_server.repository.sql.event_reads import read_event_page
+from hansard_server.repository.sql.forks import plan_fork
 from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.rows import (
     AnyRow,
@@ -189,6 +191,22 @@ class SqlReadTx(SqlAccessReads):
         """
         last = self.last_sequence(tenant, session_uid)
         return read_event_page(self.connection, tenant, session_uid, last, scan)
+
+    def get_payloads(
+        self, tenant: str, session_uid: str, sequences: Sequence[int]
+    ) -> dict[int, bytes]:
+        """Return the payloads of events by their sequences, also of a fork that is being made."""
+        rows = self._all(
+            statements.EVENT_PAYLOADS,
+            tenant=tenant,
+            session_uid=session_uid,
+            sequences=list(sequences),
+        )
+        return {row.sequence: row.payload for row in rows}
+
+    def plan_fork(self, source: SessionRef, through: int) -> ForkPlan:
+        """Return what a fork of the source's events up to a sequence copies."""
+        return plan_fork(self.connection, source, through)
 
     def get_turn(self, tenant: str, session_uid: str, turn_id: str) -> TurnRecord:
         """Return the turn. Raises TurnNotFound."""

@@ -351,6 +351,32 @@ secrets = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+# Sessions that are being copied from others. Their events, turns and artifacts hang on the uid that
+# the session will have; when it is whole, it gets its rows in `sessions` and `session_heads`, and
+# the one here goes.
+forks = Table(
+    "forks",
+    metadata,
+    _tenant(),
+    _session_uid(),
+    Column("agent_uid", String(64), nullable=False),
+    # Of the request that makes it, so that the same one waits for it; the claim comes with the
+    # session.
+    Column("request_id", String(128)),
+    # Whoever copies renews it with every piece; what has run out is purged. 0: given up.
+    Column("alive_until", BigInteger, nullable=False),
+)
+Index(
+    "forks_by_claim",
+    forks.c.tenant,
+    forks.c.agent_uid,
+    forks.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+Index("forks_alive", forks.c.alive_until)
+
 schema_versions = Table(
     "schema_versions",
     metadata,
@@ -360,4 +386,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 1
+SCHEMA_MINOR = 2

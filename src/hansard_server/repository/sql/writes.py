@@ -5,7 +5,7 @@ Whoever writes a session's rows locks its head first, so that no two wait for ea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
@@ -20,9 +20,12 @@ from hansard_server.domain.records import (
     SessionRecord,
     SessionStatus,
     SessionView,
+    TurnRecord,
+    Usage,
 )
 from hansard_server.repository.api import Alteration, Change
-from hansard_server.repository.sql import statements
+from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
+from hansard_server.repository.sql import forks, statements
 from hansard_server.repository.sql.access import SqlAccessWrites
 from hansard_server.repository.sql.alterations import alter_event
 from hansard_server.repository.sql.deletion import hide_session
@@ -42,6 +45,14 @@ from hansard_server.repository.sql.rows import (
 )
 from hansard_server.repository.sql.tables import agents, artifacts, session_heads, sessions, turns
 
+_NOTHING_COPIED = ForkTotals(
+    last_sequence=0,
+    last_event_at_us=0,
+    turn_count=0,
+    usage=Usage(),
+    artifact_files=0,
+    artifact_bytes=0,
+)
 _HEAD_LOCKED = lock_for_update(statements.HEAD)
 _AGENT_LOCKED = lock_for_update(statements.AGENT_BY_UID)
 _UPDATE_AGENT = update(agents).where(
@@ -146,24 +157,29 @@ class SqlWriteTx(SqlReadTx, SqlAccessWrites):
 
     def insert_session(self, session: SessionRecord, claim: Claim | None) -> None:
         """Write a new, empty session and its head; as insert_agent."""
+        self._insert_session(session, claim, _NOTHING_COPIED)
+
+    def _insert_session(
+        self, session: SessionRecord, claim: Claim | None, totals: ForkTotals
+    ) -> None:
         self.connection.execute(insert(sessions), session_values(session) | claim_values(claim))
         created = session.created_at_us
         head = {
             "tenant": session.tenant,
             "session_uid": session.uid,
             "tti_minutes": session.tti_minutes,
-            "last_sequence": 0,
-            "last_event_at": created,
+            "last_sequence": totals.last_sequence,
+            "last_event_at": max(created, totals.last_event_at_us),
             "last_active_at": created,
             "status": int(SessionStatus.IDLE),
             "unfinished_turn_id": None,
             "queued_turns": 0,
-            "turn_count": 0,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "reasoning_tokens": 0,
-            "artifact_files": 0,
-            "artifact_bytes": 0,
+            "turn_count": totals.turn_count,
+            "input_tokens": totals.usage.input_tokens,
+            "output_tokens": totals.usage.output_tokens,
+            "reasoning_tokens": totals.usage.reasoning_tokens,
+            "artifact_files": totals.artifact_files,
+            "artifact_bytes": totals.artifact_bytes,
             "expire_at": _expiry(created, session.tti_minutes),
             "deleted": False,
         }
@@ -228,6 +244,49 @@ class SqlWriteTx(SqlReadTx, SqlAccessWrites):
             keep_rows_us=keep_rows_us,
             max_rows=max_rows,
         )
+
+    # Forks ----------------------------------------------------------------------------------------
+
+    def begin_fork(self, tenant: str, uid: str, agent_uid: str, request_id: str | None) -> bool:
+        """Make the place for a fork's copies; False when another fork of this request is alive."""
+        return forks.begin_fork(self.connection, tenant, uid, agent_uid, request_id)
+
+    def copy_fork_events(self, fork: ForkRef, sequences: Sequence[int], first: int) -> None:
+        """Copy events of the source; see the Protocol."""
+        forks.copy_events(self.connection, fork, sequences, first)
+
+    def copy_fork_turns(self, fork: ForkRef, turns: Sequence[ForkedTurn]) -> Usage:
+        """Copy turns that have ended, and return what they used; see the Protocol."""
+        return forks.copy_turns(self.connection, fork, turns)
+
+    def copy_fork_artifacts(self, fork: ForkRef, ids: Collection[str]) -> int:
+        """Copy artifacts, and return their sizes together; see the Protocol."""
+        return forks.copy_artifacts(self.connection, fork, ids)
+
+    def write_fork_events(self, fork: ForkRef, events: Sequence[EventRecord]) -> None:
+        """Write events of the fork's own. Raises ForkLost."""
+        forks.write_events(self.connection, fork, events)
+
+    def finish_fork(
+        self,
+        session: SessionRecord,
+        claim: Claim | None,
+        totals: ForkTotals,
+        cut_turn: TurnRecord | None,
+    ) -> None:
+        """Write the session and its head, which makes it visible; see the Protocol."""
+        forks.end_fork(self.connection, session.tenant, session.uid)
+        if cut_turn is not None:
+            forks.insert_turn(self.connection, cut_turn)
+        self._insert_session(session, claim, totals)
+
+    def give_up_fork(self, tenant: str, uid: str) -> None:
+        """Leave the fork's copies to the purge."""
+        forks.give_up_fork(self.connection, tenant, uid)
+
+    def give_up_all_forks(self) -> None:
+        """Leave the copies of all forks to the purge; only where this process is alone."""
+        forks.give_up_all_forks(self.connection)
 
     # Artifacts and leases -------------------------------------------------------------------------
 
