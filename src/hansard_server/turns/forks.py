@@ -26,6 +26,7 @@ from hansard_server.domain.records import (
     OpenCall,
     SessionRecord,
     SessionRef,
+    TurnRecord,
     TurnStatus,
     Usage,
 )
@@ -40,7 +41,7 @@ from hansard_server.repository.forks import (
     ForkTotals,
     SourceChanged,
 )
-from hansard_server.resources.sessions import Admitted, ForkWish
+from hansard_server.resources.sessions import ForkWish
 from hansard_server.turns.payloads import close_call
 
 T = TypeVar("T")
@@ -48,20 +49,13 @@ T = TypeVar("T")
 _AT_ONCE = 2
 """So many forks are copied at a time by one process; others wait for their turn."""
 _TRIES = 5
-_LOOK_AGAIN_S = 0.1
+_LOOK_AGAIN_S = 0.05
+_LOOK_AGAIN_MAX_S = 1.0
 _TURNS_AT_ONCE = 100
 _TURNS_MAX_BYTES = 1024 * 1024
 _CLOSED_AT_ONCE = 32
 _ARTIFACTS_AT_ONCE = 100
 _FORKED_JSON = '{"error":"the session was forked before the tool had answered"}'
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A fork whose place is made."""
-
-    ref: ForkRef
-    source: SessionRef
 
 
 class Forks:
@@ -76,7 +70,7 @@ class Forks:
         self._clock = clock
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[SessionRecord]] = set()
-        self._copying: set[asyncio.Task[SessionRecord]] = set()
+        self._working: set[asyncio.Task[SessionRecord]] = set()
 
     async def recover(self) -> None:
         """Leave what an earlier process was copying to the purge; only for who is alone."""
@@ -100,49 +94,52 @@ class Forks:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if wish.claim is None or task not in self._copying:
+            if wish.claim is None or task not in self._working:
                 task.cancel()
             task.add_done_callback(_ignore_outcome)
             raise
 
     async def _make(self, wish: ForkWish) -> SessionRecord:
-        tries = 0
+        tries, look_again_s = 0, _LOOK_AGAIN_S
         while tries < _TRIES:
+            # Who is refused, or was served before, does not wait for others.
+            made = await self._store.write(lambda tx: _look(tx, wish))
+            if made is not None:
+                return made
             async with self._slots:
-                begun = await self._store.write(lambda tx: _begin(tx, wish))
-                if isinstance(begun, SessionRecord):
-                    return begun
-                if begun is not None:
+                try:
+                    made = await self._work(wish, keys.make_uid())
+                except (SourceChanged, ForkLost):
                     tries += 1
-                    try:
-                        return await self._copy_or_give_up(wish, begun)
-                    except (SourceChanged, ForkLost):
-                        continue
+                    continue
+            if made is not None:
+                return made
             # The same request is at work elsewhere.
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(look_again_s)
+            look_again_s = min(2 * look_again_s, _LOOK_AGAIN_MAX_S)
         msg = "events of the source were deleted, again and again, before they were copied"
         raise SessionBusy(msg, retry_after_s=1.0)
 
-    async def _copy_or_give_up(self, wish: ForkWish, begun: _Begun) -> SessionRecord:
+    async def _work(self, wish: ForkWish, uid: str) -> SessionRecord | None:
+        """Return the new session; None when the same request is at work elsewhere."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - there is one, by how this is called
-        self._copying.add(task)
+        self._working.add(task)
         done = False
         try:
-            hit("fork.begun")
-            record = await self._copy(wish, begun)
+            begun = await self._store.write(lambda tx: _begin(tx, wish, uid))
+            made = await self._copy(wish, begun) if isinstance(begun, ForkRef) else begun
             done = True
-            return record
+            return made
         finally:
-            self._copying.discard(task)
+            self._working.discard(task)
             if not done:
-                ref = begun.ref
                 # Should this fail too, the fork is given up when its time has run out.
                 with suppress(StoreUnavailable):
-                    await self._store.write(lambda tx: tx.give_up_fork(ref.tenant, ref.uid))
+                    await self._store.write(lambda tx: tx.give_up_fork(wish.tenant, uid))
 
-    async def _copy(self, wish: ForkWish, begun: _Begun) -> SessionRecord:
-        ref = begun.ref
+    async def _copy(self, wish: ForkWish, ref: ForkRef) -> SessionRecord:
+        hit("fork.begun")
 
         def read(tx: ReadTx) -> ForkPlan:
             source, through = _find_source(tx, wish)
@@ -233,17 +230,25 @@ class _Contents:
     last_of_turn: dict[str | None, int]
 
 
-def _begin(tx: WriteTx, wish: ForkWish) -> _Begun | SessionRecord | None:
+def _look(tx: WriteTx, wish: ForkWish) -> SessionRecord | None:
+    """Return what the request made before; None when it may be made."""
+    admitted = wish.admit(tx)
+    if admitted.claimed:
+        return admitted.record
+    _find_source(tx, wish)
+    return None
+
+
+def _begin(tx: WriteTx, wish: ForkWish, uid: str) -> ForkRef | SessionRecord | None:
     """Make the place for the fork; a record: it was made before; None: it is being made."""
     admitted = wish.admit(tx)
     if admitted.claimed:
         return admitted.record
     source, _ = _find_source(tx, wish)
-    ref = ForkRef(tenant=wish.tenant, uid=keys.make_uid(), source_uid=source.uid)
     request_id = None if wish.claim is None else wish.claim.request_id
-    if not tx.begin_fork(ref.tenant, ref.uid, admitted.record.agent_uid, request_id):
+    if not tx.begin_fork(wish.tenant, uid, admitted.record.agent_uid, request_id):
         return None
-    return _Begun(ref, source)
+    return ForkRef(tenant=wish.tenant, uid=uid, source_uid=source.uid)
 
 
 def _find_source(tx: ReadTx, wish: ForkWish) -> tuple[SessionRef, int]:
@@ -280,36 +285,15 @@ def _finish(
     tx: WriteTx, wish: ForkWish, ref: ForkRef, contents: _Contents, now: int
 ) -> SessionRecord:
     """Write the session itself; it may have been made by the same request meanwhile."""
-    admitted: Admitted = wish.admit(tx)
+    admitted = wish.admit(tx)
     if admitted.claimed:
         tx.give_up_fork(ref.tenant, ref.uid)
         return admitted.record
     plan = contents.plan
     closed = max(contents.last_of_turn.values(), default=0)
     last_sequence = max(len(plan.sequences), closed)
-    usage, turn = contents.usage, None
-    if plan.cut_turn is not None:
-        copy, original = plan.cut_turn
-        # Of a turn that was cut by an event's id nobody knows what this part of it used.
-        whole = plan.source_through >= original.last_sequence
-        turn = replace(
-            original,
-            session_uid=ref.uid,
-            number=copy.number,
-            status=TurnStatus.INTERRUPTED,
-            input=original.input if copy.first_event_id == original.input_event_id else b"",
-            first_sequence=copy.first_sequence,
-            last_sequence=contents.last_of_turn.get(copy.id, copy.last_sequence),
-            pending_calls=b"",
-            error=b"",
-            usage=original.usage if whole else Usage(),
-            open_calls=(),
-            taken_sequence=0,
-            steered_sequence=0,
-            fence=0,
-            ended_at_us=now,
-        )
-        usage += turn.usage
+    turn = _cut_turn(ref, contents, now)
+    usage = contents.usage if turn is None else contents.usage + turn.usage
     origin = session_pb2.ForkOrigin(
         agent_key=plan.source.agent_key,
         session_key=plan.source.key,
@@ -340,6 +324,32 @@ def _finish(
     )
     tx.finish_fork(record, wish.claim, totals, turn)
     return record
+
+
+def _cut_turn(ref: ForkRef, contents: _Contents, now: int) -> TurnRecord | None:
+    """Return the turn that is not whole as it stands in the fork; None when there is none."""
+    if contents.plan.cut_turn is None:
+        return None
+    copy, original = contents.plan.cut_turn
+    # Of a turn that an event's id cut nobody knows what this part of it used.
+    cut_short = contents.plan.source_through < original.last_sequence
+    return replace(
+        original,
+        session_uid=ref.uid,
+        number=copy.number,
+        status=TurnStatus.INTERRUPTED,
+        input=original.input if copy.first_event_id == original.input_event_id else b"",
+        first_sequence=copy.first_sequence,
+        last_sequence=contents.last_of_turn.get(copy.id, copy.last_sequence),
+        pending_calls=b"",
+        error=b"",
+        usage=Usage() if cut_short else original.usage,
+        open_calls=(),
+        taken_sequence=0,
+        steered_sequence=0,
+        fence=0,
+        ended_at_us=now,
+    )
 
 
 def _event_piece(ref: ForkRef, sequences: Sequence[int], first: int) -> Callable[[WriteTx], None]:

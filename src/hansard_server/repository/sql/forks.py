@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
+    Column,
     Connection,
+    Insert,
     LargeBinary,
     String,
+    Table,
     and_,
     bindparam,
     case,
@@ -101,94 +103,58 @@ _END = delete(forks).where(*_OF_FORK, forks.c.alive_until > 0)
 
 _TENANT = bindparam("tenant", type_=String)
 _NEW = bindparam("new_uid", type_=String)
-_SOURCE = bindparam("source_uid", type_=String)
+
+_ROWS = key_rows()
 
 
-def _copy_events() -> Any:
-    rows = key_rows()
-    source = rows.join(
-        events,
-        and_(
-            events.c.tenant == _TENANT,
-            events.c.session_uid == _SOURCE,
-            events.c.sequence == key_part(rows, 0, BigInteger()),
-        ),
-    )
-    changed = {
-        "tenant": _TENANT,
-        "session_uid": _NEW,
-        "sequence": key_part(rows, 1, BigInteger()),
-        # As it was at the fork's moment: visible.
-        "hide_reason": literal(0),
-        "deleted_at": null(),
-    }
-    columns = [changed.get(column.name, column) for column in events.c]
-    copies = select(*columns).select_from(source).where(events.c.deleted_at.is_(None))
-    # SQLAlchemy forgets how many rows an INSERT wrote unless told to keep it.
-    return (
-        insert(events).from_select(list(events.c), copies).execution_options(preserve_rowcount=True)
-    )
+def _given(index: int, column: Column[Any]) -> Any:
+    """Return what a key gives besides tenant, source and its own."""
+    return key_part(_ROWS, 3 + index, column.type)
 
 
-def _copy_turns() -> Any:
-    rows = key_rows()
-    source = rows.join(
-        turns,
-        and_(
-            turns.c.tenant == _TENANT,
-            turns.c.session_uid == _SOURCE,
-            turns.c.id == key_part(rows, 0, String()),
-        ),
-    )
-    nothing = literal(b"", LargeBinary)
-    changed = {
-        "tenant": _TENANT,
-        "session_uid": _NEW,
-        "number": key_part(rows, 1, BigInteger()),
-        "first_sequence": key_part(rows, 2, BigInteger()),
-        "last_sequence": key_part(rows, 3, BigInteger()),
-        # What was hidden or deleted does not come back as the input.
-        "input": case(
-            (turns.c.input_event_id == key_part(rows, 4, String()), turns.c.input), else_=nothing
-        ),
-        "pending_calls": nothing,
-        "open_calls": literal("[]", String),
-        "lease_owner": null(),
-        "lease_until": null(),
-        "taken_sequence": literal(0),
-        "steered_sequence": literal(0),
-        "fence": literal(0),
-    }
-    columns = [changed.get(column.name, column) for column in turns.c]
-    copies = select(*columns).select_from(source)
-    return (
-        insert(turns)
-        .from_select(list(turns.c), copies)
-        .returning(turns.c.input_tokens, turns.c.output_tokens, turns.c.reasoning_tokens)
-    )
+def _copies(table: Table, key: Column[Any], *but: Any, **changed: Any) -> Insert:
+    """Return the copy of rows of the source whose keys are (tenant, source uid, `key`, given …).
+
+    All of a row's key stands in them: for less SQLite would read the whole session.
+    """
+    named = (table.c.tenant, table.c.session_uid, key)
+    parts = [column == key_part(_ROWS, index, column.type) for index, column in enumerate(named)]
+    changed |= {"tenant": _TENANT, "session_uid": _NEW}
+    columns = [changed.get(column.name, column) for column in table.c]
+    copies = select(*columns).select_from(_ROWS.join(table, and_(*parts))).where(*but)
+    return insert(table).from_select(list(table.c), copies)
 
 
-def _copy_artifacts() -> Any:
-    rows = key_rows()
-    source = rows.join(
-        artifacts,
-        and_(
-            artifacts.c.tenant == _TENANT,
-            artifacts.c.session_uid == _SOURCE,
-            artifacts.c.id == key_part(rows, 0, String()),
-        ),
-    )
-    changed = {"tenant": _TENANT, "session_uid": _NEW}
-    columns = [changed.get(column.name, column) for column in artifacts.c]
-    copies = select(*columns).select_from(source)
-    return (
-        insert(artifacts).from_select(list(artifacts.c), copies).returning(artifacts.c.size_bytes)
-    )
-
-
-_COPY_EVENTS = _copy_events()
-_COPY_TURNS = _copy_turns()
-_COPY_ARTIFACTS = _copy_artifacts()
+# What is hidden by now was visible at the fork's moment; what is deleted is lost to it. SQLAlchemy
+# forgets how many rows an INSERT wrote unless told to keep it.
+_COPY_EVENTS = _copies(
+    events,
+    events.c.sequence,
+    events.c.deleted_at.is_(None),
+    sequence=_given(0, events.c.sequence),
+    hide_reason=literal(0),
+).execution_options(preserve_rowcount=True)
+_NOTHING = literal(b"", LargeBinary)
+_COPY_TURNS = _copies(
+    turns,
+    turns.c.id,
+    number=_given(0, turns.c.number),
+    first_sequence=_given(1, turns.c.first_sequence),
+    last_sequence=_given(2, turns.c.last_sequence),
+    # What was hidden or deleted does not come back as the input.
+    input=case(
+        (turns.c.input_event_id == _given(3, turns.c.input_event_id), turns.c.input),
+        else_=_NOTHING,
+    ),
+    pending_calls=_NOTHING,
+    open_calls=literal("[]", String),
+    lease_owner=null(),
+    lease_until=null(),
+    taken_sequence=literal(0),
+    steered_sequence=literal(0),
+    fence=literal(0),
+).returning(turns.c.input_tokens, turns.c.output_tokens, turns.c.reasoning_tokens)
+_COPY_ARTIFACTS = _copies(artifacts, artifacts.c.id).returning(artifacts.c.size_bytes)
 
 
 # The plan ----------------------------------------------------------------------------------------
@@ -343,7 +309,7 @@ def copy_events(
     """Copy events of the source; the first becomes the event `first`. Raises SourceChanged."""
     _renew(connection, fork)
     keys = [(sequence, first + index) for index, sequence in enumerate(sequences)]
-    copied = connection.execute(_COPY_EVENTS, {**_uids(fork), **encode_keys(keys)}).rowcount
+    copied = connection.execute(_COPY_EVENTS, _values(fork, keys)).rowcount
     if copied != len(keys):
         raise SourceChanged
 
@@ -359,7 +325,7 @@ def copy_turns(connection: Connection, fork: ForkRef, planned: Sequence[ForkedTu
     """Copy turns that have ended; return what they used together. Raises SourceChanged."""
     _renew(connection, fork)
     keys = [(t.id, t.number, t.first_sequence, t.last_sequence, t.first_event_id) for t in planned]
-    rows = connection.execute(_COPY_TURNS, {**_uids(fork), **encode_keys(keys)}).all()
+    rows = connection.execute(_COPY_TURNS, _values(fork, keys)).all()
     if len(rows) != len(keys):
         raise SourceChanged
     return sum(
@@ -380,7 +346,7 @@ def copy_artifacts(connection: Connection, fork: ForkRef, ids: Collection[str]) 
     """
     _renew(connection, fork)
     keys = [(id_,) for id_ in ids]
-    rows = connection.execute(_COPY_ARTIFACTS, {**_uids(fork), **encode_keys(keys)}).all()
+    rows = connection.execute(_COPY_ARTIFACTS, _values(fork, keys)).all()
     if len(rows) != len(keys):
         raise SourceChanged
     return sum(row.size_bytes for row in rows)
@@ -391,5 +357,7 @@ def _renew(connection: Connection, fork: ForkRef) -> None:
         raise ForkLost
 
 
-def _uids(fork: ForkRef) -> dict[str, str]:
-    return {"tenant": fork.tenant, "new_uid": fork.uid, "source_uid": fork.source_uid}
+def _values(fork: ForkRef, keys: Iterable[tuple[str | int, ...]]) -> dict[str, str]:
+    source = (fork.tenant, fork.source_uid)
+    named = encode_keys((*source, *key) for key in keys)
+    return {"tenant": fork.tenant, "new_uid": fork.uid, **named}

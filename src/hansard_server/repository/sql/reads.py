@@ -258,9 +258,7 @@ class SqlReadTx(SqlAccessReads):
         """Return those that exist, by id."""
         rows = self._all(
             statements.ARTIFACTS_BY_ID,
-            tenant=tenant,
-            session_uid=session_uid,
-            **encode_keys({(artifact_id,) for artifact_id in artifact_ids}),
+            **encode_keys({(tenant, session_uid, artifact_id) for artifact_id in artifact_ids}),
         )
         return {row.id: artifact_record(row) for row in rows}
 

@@ -285,8 +285,10 @@ IDLE_QUEUES = (
 ARTIFACTS = select(artifacts).where(
     artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
 )
-ARTIFACTS_BY_ID = select_by_keys(*artifacts.c, source=artifacts, keys=(artifacts.c.id,)).where(
-    artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
+ARTIFACTS_BY_ID = select_by_keys(
+    *artifacts.c,
+    source=artifacts,
+    keys=(artifacts.c.tenant, artifacts.c.session_uid, artifacts.c.id),
 )
 ARTIFACT = ARTIFACTS.where(artifacts.c.id == bindparam("artifact_id"))
 EXPIRED_ARTIFACTS = (
