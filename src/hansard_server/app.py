@@ -204,7 +204,7 @@ class Server:
         closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
         await keeper.open()
-        forks = Forks(store, settings.limits, clock=self._clock)
+        forks = Forks(store, settings.limits, lease_s=settings.lease_s, clock=self._clock)
         closers.add("forks", forks.close)
         if alone:
             await forks.recover()

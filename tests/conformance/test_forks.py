@@ -30,7 +30,7 @@ from tests.support.records import (
     with_turns,
 )
 
-REF = ForkRef(tenant=TENANT, uid="fork-uid", source_uid=SESSION.uid)
+REF = ForkRef(tenant=TENANT, uid="fork-uid", source_uid=SESSION.uid, lease_s=30.0)
 FORK = replace(SESSION, uid=REF.uid, key="fork", created_at_us=9_000, updated_at_us=9_000)
 COUNT = 10
 
@@ -51,7 +51,8 @@ async def plan(store: Store, through: int = COUNT) -> ForkPlan:
 
 
 async def begin(store: Store, request_id: str | None = None, uid: str = REF.uid) -> bool:
-    return await store.write(lambda tx: tx.begin_fork(TENANT, uid, AGENT.uid, request_id))
+    ref = replace(REF, uid=uid)
+    return await store.write(lambda tx: tx.begin_fork(ref, AGENT.uid, request_id))
 
 
 async def copy(store: Store, planned: ForkPlan, start: int, end: int) -> None:
@@ -210,7 +211,7 @@ async def test_fork_that_shows_no_life_is_purged(store: Store) -> None:
 
     def age(tx: WriteTx) -> None:
         tx.connection.execute(  # type: ignore[attr-defined]
-            update(tables.forks).values(alive_until=tables.forks.c.alive_until - sql_forks.LEASE_US)
+            update(tables.forks).values(alive_until=tables.forks.c.alive_until - 30_000_000)
         )
 
     await store.write(age)

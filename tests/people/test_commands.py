@@ -126,3 +126,25 @@ def test_events_are_listed_and_watched(hansard: Hansard, agent: str, session: st
     assert watched.objects == listed
     rest = hansard.ok("events", "watch", agent, session, "--after", "1", "--limit", "1").out
     assert rest.split()[0] == "2"
+
+
+def test_a_session_is_forked(hansard: Hansard, agent: str) -> None:
+    key = f"{agent}-forks"
+    hansard.ok("agents", "create", "--key", key, "--name", "Forks")
+    hansard.ok("sessions", "create", key, "--name", "Source", "--key", "source")
+    hansard.ok("chat", key, "source", "--once", "Hello?")
+    events = hansard.ok("events", "list", key, "source", "--json").objects
+    forked = hansard.ok(
+        *("sessions", "create", key, "--name", "Fork", "--from", "source"),
+        *("--up-to", events[0]["id"], "--json"),
+    ).objects[0]
+    assert forked["forked_from"]["event_id"] == events[0]["id"]
+    copies = hansard.ok("events", "list", key, forked["key"], "--json").objects
+    assert [event["id"] for event in copies] == [events[0]["id"]]
+    again = hansard.ok(
+        *("sessions", "create", agent, "--name", "Fork", "--from", f"{key}/source", "--json")
+    ).objects[0]
+    assert int(again["last_sequence"]) == len(events)
+    failed = hansard("sessions", "create", key, "--name", "x", "--from", "nowhere")
+    assert_fails(failed, "SESSION_NOT_FOUND", "from_session.session_key")
+    assert_fails(hansard("sessions", "create", key, "--name", "x", "--up-to", "aev_1"), "--from")

@@ -55,7 +55,7 @@ def _get(caller: Caller, agent: AgentKey, session: SessionKey) -> None:
     caller.show_one(caller.hansard.sessions.get(agent, session))
 
 
-def _create(
+def _create(  # noqa: PLR0913 - an option each
     caller: Caller,
     agent: AgentKey,
     *,
@@ -66,8 +66,27 @@ def _create(
     tti_minutes: Annotated[
         int, typer.Option(help="Deleted after so long without an event; 0: never.", min=0)
     ] = 0,
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="[AGENT/]SESSION",
+            help="Fork this session: begin with its events and artifacts.",
+        ),
+    ] = "",
+    up_to: Annotated[
+        str, typer.Option(metavar="EVENT", help="Of --from: the last event that is copied.")
+    ] = "",
 ) -> None:
-    """Create a session."""
+    """Create a session, empty or forked from another."""
+    source = None
+    if origin:
+        agent_key, _, session_key = origin.rpartition("/")
+        source = session_pb2.FromSession(
+            agent_key=agent_key, session_key=session_key, include_up_to_event_id=up_to
+        )
+    elif up_to:
+        raise Mistake("--up-to: says where to stop; name the session by --from")
     try:
         made = caller.hansard.sessions.create(
             agent,
@@ -76,6 +95,7 @@ def _create(
             description=description,
             metadata=_object(metadata) if metadata else None,
             tti_minutes=tti_minutes,
+            from_session=source,
         )
     except ValueError as error:
         raise Mistake(f"session: {error}") from None

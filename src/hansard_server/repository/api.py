@@ -337,11 +337,11 @@ class WriteTx(ReadTx, AccessWrites, Protocol):
     # Forks: pieces of one that `begin_fork` began. Each is a sign of life, and raises ForkLost when
     # the fork was given up, SourceChanged when rows of the source that were planned are gone.
 
-    def begin_fork(self, tenant: str, uid: str, agent_uid: str, request_id: str | None) -> bool:
+    def begin_fork(self, fork: ForkRef, agent_uid: str, request_id: str | None) -> bool:
         """Make the place for a fork's copies under a new uid, where nobody sees them.
 
         False, and nothing is done, when another fork of this request to the agent is alive. One
-        that has shown no life for half a minute, or was given up, is purged.
+        whose lease has run out, or that was given up, is purged.
         """
         ...
 

@@ -70,11 +70,15 @@ class ForkPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkRef:
-    """A fork that is being made: the uid that its session will have, and where it comes from."""
+    """A fork that is being made: the uid that its session will have, and where it comes from.
+
+    It counts as alive for `lease_s` after its last piece, by the database's clock.
+    """
 
     tenant: str
     uid: str
     source_uid: str
+    lease_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

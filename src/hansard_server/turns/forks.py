@@ -63,10 +63,13 @@ class Forks:
     caller goes away, and the same request waits for it, here or on another replica.
     """
 
-    def __init__(self, store: Store, limits: Limits, *, clock: Clock = now_us) -> None:
-        """Make one for the process."""
+    def __init__(
+        self, store: Store, limits: Limits, *, lease_s: float, clock: Clock = now_us
+    ) -> None:
+        """Make one for the process; a fork that shows no life for `lease_s` seconds is lost."""
         self._store = store
         self._limits = limits
+        self._lease_s = lease_s
         self._clock = clock
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[SessionRecord]] = set()
@@ -127,7 +130,7 @@ class Forks:
         self._working.add(task)
         done = False
         try:
-            begun = await self._store.write(lambda tx: _begin(tx, wish, uid))
+            begun = await self._store.write(lambda tx: _begin(tx, wish, uid, self._lease_s))
             made = await self._copy(wish, begun) if isinstance(begun, ForkRef) else begun
             done = True
             return made
@@ -239,16 +242,15 @@ def _look(tx: WriteTx, wish: ForkWish) -> SessionRecord | None:
     return None
 
 
-def _begin(tx: WriteTx, wish: ForkWish, uid: str) -> ForkRef | SessionRecord | None:
+def _begin(tx: WriteTx, wish: ForkWish, uid: str, lease_s: float) -> ForkRef | SessionRecord | None:
     """Make the place for the fork; a record: it was made before; None: it is being made."""
     admitted = wish.admit(tx)
     if admitted.claimed:
         return admitted.record
     source, _ = _find_source(tx, wish)
     request_id = None if wish.claim is None else wish.claim.request_id
-    if not tx.begin_fork(wish.tenant, uid, admitted.record.agent_uid, request_id):
-        return None
-    return ForkRef(tenant=wish.tenant, uid=uid, source_uid=source.uid)
+    ref = ForkRef(tenant=wish.tenant, uid=uid, source_uid=source.uid, lease_s=lease_s)
+    return ref if tx.begin_fork(ref, admitted.record.agent_uid, request_id) else None
 
 
 def _find_source(tx: ReadTx, wish: ForkWish) -> tuple[SessionRef, int]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     Insert,
@@ -40,8 +41,6 @@ from hansard_server.repository.sql.keysets import encode_keys, key_part, key_row
 from hansard_server.repository.sql.rows import event_values, turn_record, turn_values
 from hansard_server.repository.sql.tables import artifacts, events, forks, turns
 
-LEASE_US = 30 * MICROSECONDS_PER_SECOND
-"""A fork counts as alive for so long after its last piece."""
 PIECE_MAX_EVENTS = 250
 PIECE_MAX_BYTES = 1024 * 1024
 """A piece ends here, with at least one event. On SQLite every other writer waits for a piece."""
@@ -91,12 +90,9 @@ _FORK_OF_REQUEST = lock_for_update(
         forks.c.request_id.is_not(None),
     )
 )
-_BEGIN = insert(forks).values(alive_until=database_now_us() + LEASE_US)
-_RENEW = (
-    update(forks)
-    .where(*_OF_FORK, forks.c.alive_until > 0)
-    .values(alive_until=database_now_us() + LEASE_US)
-)
+_ALIVE_UNTIL = database_now_us() + bindparam("lease_us", type_=BigInteger)
+_BEGIN = insert(forks).values(alive_until=_ALIVE_UNTIL)
+_RENEW = update(forks).where(*_OF_FORK, forks.c.alive_until > 0).values(alive_until=_ALIVE_UNTIL)
 _GIVE_UP = update(forks).where(*_OF_FORK).values(alive_until=0, request_id=None)
 _GIVE_UP_ALL = update(forks).where(forks.c.alive_until > 0).values(alive_until=0, request_id=None)
 _END = delete(forks).where(*_OF_FORK, forks.c.alive_until > 0)
@@ -267,21 +263,22 @@ def plan_fork(connection: Connection, source: SessionRef, through: int) -> ForkP
 
 
 def begin_fork(
-    connection: Connection, tenant: str, uid: str, agent_uid: str, request_id: str | None
+    connection: Connection, fork: ForkRef, agent_uid: str, request_id: str | None
 ) -> bool:
     """Write the fork's row; False when another one of this request is alive."""
     if request_id is not None:
-        key = {"of_tenant": tenant, "agent_uid": agent_uid, "of_request_id": request_id}
+        key = {"of_tenant": fork.tenant, "agent_uid": agent_uid, "of_request_id": request_id}
         other = connection.execute(_FORK_OF_REQUEST, key).one_or_none()
         if other is not None:
             if other.alive:
                 return False
-            give_up_fork(connection, tenant, other.session_uid)
+            give_up_fork(connection, fork.tenant, other.session_uid)
     values = {
-        "tenant": tenant,
-        "session_uid": uid,
+        "tenant": fork.tenant,
+        "session_uid": fork.uid,
         "agent_uid": agent_uid,
         "request_id": request_id,
+        "lease_us": _lease_us(fork),
     }
     connection.execute(_BEGIN, values)
     return True
@@ -353,8 +350,13 @@ def copy_artifacts(connection: Connection, fork: ForkRef, ids: Collection[str]) 
 
 
 def _renew(connection: Connection, fork: ForkRef) -> None:
-    if not connection.execute(_RENEW, {"of_tenant": fork.tenant, "of_uid": fork.uid}).rowcount:
+    values = {"of_tenant": fork.tenant, "of_uid": fork.uid, "lease_us": _lease_us(fork)}
+    if not connection.execute(_RENEW, values).rowcount:
         raise ForkLost
+
+
+def _lease_us(fork: ForkRef) -> int:
+    return round(fork.lease_s * MICROSECONDS_PER_SECOND)
 
 
 def _values(fork: ForkRef, keys: Iterable[tuple[str | int, ...]]) -> dict[str, str]:

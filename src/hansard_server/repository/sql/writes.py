@@ -247,9 +247,9 @@ class SqlWriteTx(SqlReadTx, SqlAccessWrites):
 
     # Forks ----------------------------------------------------------------------------------------
 
-    def begin_fork(self, tenant: str, uid: str, agent_uid: str, request_id: str | None) -> bool:
+    def begin_fork(self, fork: ForkRef, agent_uid: str, request_id: str | None) -> bool:
         """Make the place for a fork's copies; False when another fork of this request is alive."""
-        return forks.begin_fork(self.connection, tenant, uid, agent_uid, request_id)
+        return forks.begin_fork(self.connection, fork, agent_uid, request_id)
 
     def copy_fork_events(self, fork: ForkRef, sequences: Sequence[int], first: int) -> None:
         """Copy events of the source; see the Protocol."""
