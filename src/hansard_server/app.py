@@ -204,10 +204,6 @@ class Server:
         closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
         await keeper.open()
-        forks = Forks(store, settings.limits, lease_s=settings.lease_s, clock=self._clock)
-        closers.add("forks", forks.close)
-        if alone:
-            await forks.recover()
         self._run("drain_watch", self._tell_streams(feeds, engine))
         parts = Parts(
             settings=settings,
@@ -217,7 +213,7 @@ class Server:
             feeds=feeds,
             readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
             engine=engine,
-            forks=forks,
+            forks=await self._open_forks(store, alone=alone),
             sweeper=sweeper,
             keys=keys,
             key_tokens=key_tokens,
@@ -245,6 +241,14 @@ class Server:
             _log.warning(warning)
         names = [service.name for service in services]
         _log.info("serving", address=self.address, http=self.http_address, services=names)
+
+    async def _open_forks(self, store: Store, *, alone: bool) -> Forks:
+        settings = self._settings
+        forks = Forks(store, settings.limits, lease_s=settings.lease_s, clock=self._clock)
+        self._closers.add("forks", forks.close)
+        if alone:
+            await forks.recover()
+        return forks
 
     async def _tell_streams(self, feeds: Feeds, engine: TurnEngine) -> None:
         await self.drain.started.wait()
