@@ -23,6 +23,7 @@ class AsyncTransport:
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
         self._closing = asyncio.Event()
 
     @property
@@ -38,7 +39,7 @@ class AsyncTransport:
     async def close(self) -> None:
         """End all calls."""
         self._closing.set()
-        channels, self._channels = self._channels, {}
+        channels, self._channels, self._methods = self._channels, {}, {}
         for channel in channels.values():
             await channel.close()
 
@@ -46,10 +47,7 @@ class AsyncTransport:
         self, rpc: Rpc[Request, Reply], request: Request, *, timeout_s: float, wait: bool
     ) -> Reply:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method: Any = channel.unary_unary(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         try:
             reply: Reply = await method(
                 request,
@@ -68,19 +66,13 @@ class AsyncTransport:
         self, rpc: Rpc[Request, Reply], request: Request, *, timeout_s: float | None = None
     ) -> AsyncReading[Reply]:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method: Any = channel.unary_stream(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         call = method(request, timeout=timeout_s, metadata=self._endpoints.metadata)
         return AsyncReading(call, lambda error: self._failure(error, address), self._check_open)
 
     async def upload(self, rpc: Rpc[Request, Reply], parts: Iterator[Request]) -> Reply:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method: Any = channel.stream_unary(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         failures: list[BaseException] = []
 
         async def told() -> AsyncIterator[Request]:
@@ -125,10 +117,17 @@ class AsyncTransport:
         """See `link.Transport`."""
         return self._endpoints.leave(address)
 
-    def _channel(self) -> tuple[str, grpc.aio.Channel]:
+    def _method(self, rpc: Rpc[Request, Reply]) -> tuple[str, Any]:
+        """Return what makes the call at the address in use, and the address."""
         if self.closed:
             raise ClientClosed("the client is closed")
         address = self._endpoints.current
+        method = self._methods.get((address, rpc.path))
+        if method is None:
+            method = self._methods[address, rpc.path] = rpc.on(self._channel(address))
+        return address, method
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
         channel = self._channels.get(address)
         if channel is None:
             options = self._endpoints.options(address)
@@ -138,7 +137,7 @@ class AsyncTransport:
                 if credentials
                 else grpc.aio.insecure_channel(address, options)
             )
-        return address, channel
+        return channel
 
     def _failure(self, error: Any, address: str) -> HansardError:
         if self.closed:

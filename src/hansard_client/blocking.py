@@ -53,6 +53,7 @@ class BlockingTransport:
         self._endpoints = endpoints
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
         self._closing = threading.Event()
 
     @property
@@ -69,7 +70,7 @@ class BlockingTransport:
         """End all calls, from whichever thread."""
         with self._lock:
             self._closing.set()
-            channels, self._channels = self._channels, {}
+            channels, self._channels, self._methods = self._channels, {}, {}
         for channel in channels.values():
             channel.close()
 
@@ -77,10 +78,7 @@ class BlockingTransport:
         self, rpc: Rpc[Request, Reply], request: Request, *, timeout_s: float, wait: bool
     ) -> Reply:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method = channel.unary_unary(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         try:
             reply: Reply = method(
                 request,
@@ -98,10 +96,7 @@ class BlockingTransport:
         self, rpc: Rpc[Request, Reply], request: Request, *, timeout_s: float | None = None
     ) -> BlockingReading[Reply]:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method = channel.unary_stream(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         try:
             call = method(request, timeout=timeout_s, metadata=self._endpoints.metadata)
         except ValueError:
@@ -110,10 +105,7 @@ class BlockingTransport:
 
     async def upload(self, rpc: Rpc[Request, Reply], parts: Iterator[Request]) -> Reply:
         """See `link.Transport`."""
-        address, channel = self._channel()
-        method = channel.stream_unary(
-            rpc.path, rpc.request_type.SerializeToString, rpc.reply_type.FromString
-        )
+        address, method = self._method(rpc)
         begun = threading.Event()
         failures: list[BaseException] = []
         call: Any = None
@@ -158,21 +150,29 @@ class BlockingTransport:
         """See `link.Transport`."""
         return self._endpoints.leave(address)
 
-    def _channel(self) -> tuple[str, grpc.Channel]:
+    def _method(self, rpc: Rpc[Request, Reply]) -> tuple[str, Any]:
+        """Return what makes the call at the address in use, and the address."""
         address = self._endpoints.current
         with self._lock:
             if self.closed:
                 raise ClientClosed("the client is closed")
-            channel = self._channels.get(address)
-            if channel is None:
-                options = self._endpoints.options(address)
-                credentials = self._endpoints.credentials
-                channel = self._channels[address] = (
-                    grpc.secure_channel(address, credentials, options)
-                    if credentials
-                    else grpc.insecure_channel(address, options)
-                )
-        return address, channel
+            method = self._methods.get((address, rpc.path))
+            if method is None:
+                method = rpc.on(self._channel(address))
+                self._methods[address, rpc.path] = method
+        return address, method
+
+    def _channel(self, address: str) -> grpc.Channel:
+        channel = self._channels.get(address)
+        if channel is None:
+            options = self._endpoints.options(address)
+            credentials = self._endpoints.credentials
+            channel = self._channels[address] = (
+                grpc.secure_channel(address, credentials, options)
+                if credentials
+                else grpc.insecure_channel(address, options)
+            )
+        return channel
 
     def _failure(self, error: Any, address: str) -> HansardError:
         if self.closed:

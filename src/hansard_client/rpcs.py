@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -49,6 +49,16 @@ class Rpc(Generic[Request, Reply]):
     def path(self) -> str:
         """The path under which gRPC knows it."""
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
+
+    def on(self, channel: Any) -> Any:
+        """Return what makes the call on a channel of grpc, or of grpc.aio."""
+        kinds = {
+            (False, False): channel.unary_unary,
+            (False, True): channel.unary_stream,
+            (True, False): channel.stream_unary,
+        }
+        kind = kinds[self.method.client_streaming, self.method.server_streaming]
+        return kind(self.path, self.request_type.SerializeToString, self.reply_type.FromString)
 
     def may_repeat(self, request: Request) -> Repeat:
         """Return when this very request may be made again."""
