@@ -82,8 +82,4 @@ def _check_encoding(request: Request) -> None:
 
 
 def _too_large(most: int) -> HttpError:
-    return HttpError(
-        "payload_too_large",
-        [f"the body is larger than {most} bytes"],
-        headers={"connection": "close"},
-    )
+    return HttpError("payload_too_large", [f"the body is larger than {most} bytes"])

@@ -24,12 +24,14 @@ _CUT_SHARE: Final = 0.8
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with bounds for headers: neither endless nor at leisure."""
+    """uvicorn's, with bounds for headers: neither endless nor at leisure.
+
+    `_header_timer` runs while a request's headers, or the rest of a refused body, are awaited.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request's headers."""
         super().connection_made(transport)
-        self._header_bytes = 0
         self._header_timer: TimerHandle | None = None
         self._wait_for_headers()
 
@@ -38,7 +40,7 @@ class Protocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         if self._header_timer is None and (cycle is None or cycle.response_complete):
             self._wait_for_headers()
-        in_headers = self._header_timer is not None
+        in_headers = self._header_timer is not None and not (cycle and cycle.more_body)
         super().data_received(data)
         if in_headers and self._header_timer is not None:
             self._header_bytes += len(data)
@@ -50,12 +52,28 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """Let the rest of a body that was refused come for a while.
+
+        A connection that is closed while its client sends is reset, and the answer with it.
+        """
+        if self.cycle.more_body:
+            self._wait_for_headers()
+        super().on_response_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is complete: the next request may take its time."""
+        if self.cycle.response_complete:
+            self._stop_waiting()
+        super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def _wait_for_headers(self) -> None:
+        self._stop_waiting()
         self._header_bytes = 0
         self._header_timer = self.loop.call_later(_HEADERS_TIMEOUT_S, self._too_slow)
 
