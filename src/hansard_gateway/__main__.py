@@ -26,7 +26,8 @@ def main() -> None:
     told: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     logging.basicConfig(level=told["log_level"].upper(), format="%(message)s", force=True)
     logging.getLogger().handlers[0].setFormatter(JsonLines())
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    # What it could say of requests has been said by the gateway.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     threading.Thread(target=_leave_with_server, daemon=True).start()
     listener = socket.socket(fileno=told["listener"])
     listener.setblocking(False)  # noqa: FBT003 - it takes no keyword

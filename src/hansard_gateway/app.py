@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 import grpc.aio
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -23,7 +25,9 @@ from hansard_gateway.content import Artifacts, Bytes, Content
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import HttpError, draining, from_grpc
 from hansard_gateway.health import Health
-from hansard_gateway.replies import REQUEST_ID_HEADER, error_reply
+from hansard_gateway.openapi import page
+from hansard_gateway.openapi.document import document
+from hansard_gateway.replies import REQUEST_ID_HEADER, error_reply, json_reply
 from hansard_gateway.requests import parameter
 from hansard_gateway.settings import Options
 from hansard_gateway.turns import Turns
@@ -53,6 +57,15 @@ _VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)\}")
 _PATH_TRICKS: Final = re.compile(rb"%(2f|5c|00)", re.IGNORECASE)
 
 
+class KeyConvertor(StringConvertor):
+    """A key in a path: it ends where a verb begins (`/turns/trn_1:cancel`)."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("key", KeyConvertor())
+
+
 def create_app(channel: grpc.aio.Channel, options: Options, stopping: Stopping) -> ASGIApp:
     """Return the application; it calls the server through the channel."""
     upstream = Upstream(channel, options, stopping)
@@ -61,6 +74,8 @@ def create_app(channel: grpc.aio.Channel, options: Options, stopping: Stopping) 
     routes = [
         _route("/healthz", {"GET": health.live}),
         _route("/readyz", {"GET": health.ready}),
+        _route("/openapi.json", {"GET": _openapi}),
+        _route("/docs", {"GET": _docs}),
         *_bound_routes(serve),
         *(_route(path, dict.fromkeys(_METHODS, _not_served)) for path in _NOT_SERVED),
     ]
@@ -110,7 +125,7 @@ def _handlers(upstream: Upstream) -> Callable[[Binding], Serve]:
 def _bound_routes(serve: Callable[[Binding], Serve]) -> list[Route]:
     by_path: dict[str, dict[str, Any]] = {}
     for binding in bindings():
-        path = _VARIABLE.sub(lambda found: f"{{{parameter(found[1])}}}", binding.template)
+        path = _VARIABLE.sub(lambda found: f"{{{parameter(found[1])}:key}}", binding.template)
         # One path may name its variables differently in its methods.
         same = next((known for known in by_path if _shape(known) == _shape(path)), path)
         methods = by_path.setdefault(same, {})
@@ -118,12 +133,12 @@ def _bound_routes(serve: Callable[[Binding], Serve]) -> list[Route]:
         if binding.rpc.name == "DownloadArtifact":
             methods["HEAD"] = methods["GET"]
     # A path without variables in a place goes before one with a variable there.
-    ordered = sorted(by_path.items(), key=lambda item: _VARIABLE.sub("~", item[0]))
+    ordered = sorted(by_path.items(), key=lambda item: _shape(item[0]).replace("{}", "~"))
     return [_route(path, methods) for path, methods in ordered]
 
 
 def _shape(path: str) -> str:
-    return re.sub(r"\{[a-z0-9_]+\}", "{}", path)
+    return re.sub(r"\{[a-z0-9_]+:key\}", "{}", path)
 
 
 def _endpoint(binding: Binding, serve: Serve, known: str, own: str) -> Any:
@@ -150,7 +165,7 @@ def _endpoint(binding: Binding, serve: Serve, known: str, own: str) -> Any:
 
 
 def _names(path: str) -> list[str]:
-    return re.findall(r"\{([a-z0-9_]+)\}", path)
+    return re.findall(r"\{([a-z0-9_]+):key\}", path)
 
 
 def _route(path: str, methods: dict[str, Any]) -> Route:
@@ -162,6 +177,14 @@ def _route(path: str, methods: dict[str, Any]) -> Route:
         # Starlette answers HEAD wherever it answers GET; a stream would never end.
         route.methods.discard("HEAD")
     return route
+
+
+async def _openapi(_request: Request) -> Response:
+    return json_reply(json.dumps(document()))
+
+
+async def _docs(_request: Request) -> Response:
+    return Response(page.page(), headers=page.HEADERS, media_type="text/html")
 
 
 async def _not_served(request: Request) -> Response:
@@ -179,7 +202,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, _error: Exception) -> Response:
-    # ServerErrorMiddleware raises it again, so that it is logged with its traceback.
     words = f"the gateway failed; its log has {request.state.request_id}"
     return error_reply(request, HttpError("internal", [words]))
 
@@ -212,7 +234,12 @@ class Front:
             reply = error_reply(Request(scope), refused)
             await reply(scope, receive, send_with_id)
             return
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            # Raised again, so that an answer that has begun is cut off and not taken for whole.
+            _log.exception("request %s failed", request_id)
+            raise
 
     def _refuse(self, scope: Scope) -> HttpError | None:
         if self._stopping.begun:

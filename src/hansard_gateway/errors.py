@@ -129,7 +129,7 @@ def from_grpc(error: grpc.aio.AioRpcError, request: Any, body: str = "") -> Http
     return HttpError(
         code if code in STATUSES else "internal",
         messages or [error.details() or code],
-        fields,
+        {path: words for path, words in fields.items() if path},
         facts={k: int(v) for k, v in info.metadata.items() if k.endswith("sequence")},
         retry_after_s=retry_after_s,
     )

@@ -173,7 +173,7 @@ def _set_from_text(message: Any, field: Any, text: str, name: str) -> None:
         return
     value: Any = text
     if field.type == field.TYPE_BOOL:
-        value = {"true": True, "false": False}.get(text.lower(), text)
+        value = {"true": True, "false": False}.get(text, text)
     elif field.type in {field.TYPE_DOUBLE, field.TYPE_FLOAT}:
         try:
             float(text)

@@ -10,6 +10,7 @@ from google.api import field_behavior_pb2
 from google.protobuf.message import Message
 from starlette.requests import Request
 
+from hansard.v1 import paging_pb2
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import HttpError, invalid
 from hansard_gateway.json_reader import fill, fill_from_query
@@ -26,7 +27,7 @@ _NULL_CLEARS: Final = frozenset({"description", "metadata"})
 # The documented API's own words for the order of a list.
 _ORDERING: Final = {"ListArtifacts": ("sort_by", "order_by")}
 _SORTABLE: Final = frozenset({"created_at", "updated_at"})
-_ORDERS: Final = {"asc": 1, "desc": 2}
+_ORDERS: Final = {"asc": paging_pb2.SORT_ORDER_ASCENDING, "desc": paging_pb2.SORT_ORDER_DESCENDING}
 
 
 def build(
@@ -82,10 +83,10 @@ def set_request_id(message: Any, request: Request) -> None:
     if request.method != "POST" or "request_id" not in message.DESCRIPTOR.fields_by_name:
         return
     key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        raise invalid("Idempotency-Key", "must be 1 to 128 printable ASCII characters")
     if key is not None and message.request_id not in {"", key}:
         raise invalid("request_id", "is not the Idempotency-Key of the request")
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise invalid("Idempotency-Key", "must be 1 to 128 printable ASCII characters")
     message.request_id = key or message.request_id or new_request_id()
 
 

@@ -153,7 +153,7 @@ def _to_float(_field: Any, value: Any, path: str) -> float:
 def _to_enum(field: Any, value: Any, path: str) -> int:
     names = enum_names(field.enum_type)
     for number, name in names.items():
-        if isinstance(value, str) and value.lower() == name:
+        if type(value) is str and value == name:
             return number
     raise invalid(path, f"must be one of {', '.join(names.values())}")
 

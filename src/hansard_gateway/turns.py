@@ -269,7 +269,7 @@ def read_input(binding: Binding, request: Request, members: dict[str, Member]) -
         message.input_message.messages.add().text.content = short
     if "behavior" in given:
         behavior = given["behavior"].value
-        if behavior not in _BEHAVIORS:
+        if not isinstance(behavior, str) or behavior not in _BEHAVIORS:
             raise invalid("behavior", f"must be one of {', '.join(_BEHAVIORS)}")
         message.when_busy = _BEHAVIORS[behavior]
     streamed = given[STREAM].value if STREAM in given else False

@@ -199,9 +199,7 @@ async def test_no_file_is_held_whole(plain: Door) -> None:
     kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
     tracemalloc.start()
     try:
-        event = await ok(
-            plain, "POST", f"{SESSION}/upload", 201, content=form(), headers=kind
-        )
+        event = await ok(plain, "POST", f"{SESSION}/upload", 201, content=form(), headers=kind)
         path = f"{SESSION}/artifacts/{event['artifacts'][0]['artifact_id']}"
         received = 0
         async with plain.http.stream("GET", f"{path}/content") as answer:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import Door
-from tests.support.vectara import vectara_python
+from tests.support.venvs import VECTARA, bin_of
 
 PROGRAM = Path(__file__).with_name("vectara_surface.py")
 
 
 @pytest.fixture(scope="session")
 def python() -> Path:
-    return vectara_python()
+    return bin_of(VECTARA) / "python"
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

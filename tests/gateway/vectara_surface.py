@@ -337,9 +337,7 @@ def artifacts(sdk: Sdk, url: str) -> None:
     assert posted.status_code == 201
     listed = sdk.all(sdk.agent_artifacts.list("support", "fi", limit=5))
     assert [a.filename for a in listed] == [f"r{number}.txt" for number in range(12)]
-    back = sdk.all(
-        sdk.agent_artifacts.list("support", "fi", sort_by="updated_at", order_by="desc")
-    )
+    back = sdk.all(sdk.agent_artifacts.list("support", "fi", sort_by="updated_at", order_by="desc"))
     assert [a.artifact_id for a in back] == [a.artifact_id for a in reversed(listed)]
     one = sdk.do(sdk.agent_artifacts.get("support", "fi", listed[3].artifact_id))
     assert one.data == "ZmlsZSAz"

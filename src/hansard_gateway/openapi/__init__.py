@@ -1,0 +1,1 @@
+"""/openapi.json and the page that shows it, both made from the contract."""
