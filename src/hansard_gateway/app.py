@@ -19,12 +19,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hansard.v1.access_service_pb2 import IssueTokenRequest
 from hansard_gateway import bodies
 from hansard_gateway.calls import Calls
 from hansard_gateway.content import Artifacts, Bytes, Content
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import HttpError, draining, from_grpc
 from hansard_gateway.health import Health
+from hansard_gateway.oauth import PATHS as oauth_paths
+from hansard_gateway.oauth import OAuth
 from hansard_gateway.openapi import page
 from hansard_gateway.openapi.document import document
 from hansard_gateway.replies import REQUEST_ID_HEADER, error_reply, json_reply
@@ -71,11 +74,17 @@ def create_app(channel: grpc.aio.Channel, options: Options, stopping: Stopping) 
     upstream = Upstream(channel, options, stopping)
     serve = _handlers(upstream)
     health = Health(upstream)
+    oauth = OAuth(upstream)
+
+    async def issue_token(request: Request) -> Any:
+        return await _answer(request, oauth(request), IssueTokenRequest.DESCRIPTOR)
+
     routes = [
         _route("/healthz", {"GET": health.live}),
         _route("/readyz", {"GET": health.ready}),
         _route("/openapi.json", {"GET": _openapi}),
         _route("/docs", {"GET": _docs}),
+        *(_route(path, {"POST": issue_token}) for path in oauth_paths),
         *_bound_routes(serve),
         *(_route(path, dict.fromkeys(_METHODS, _not_served)) for path in _NOT_SERVED),
     ]
@@ -148,20 +157,29 @@ def _endpoint(binding: Binding, serve: Serve, known: str, own: str) -> Any:
         request.scope["path_params"] = {
             names[name]: value for name, value in request.path_params.items()
         }
-        try:
-            answer = await serve(binding, request)
-            if isinstance(answer, Bytes):
-                await answer.open()
-        except HttpError as error:
-            return error_reply(request, error)
-        except grpc.aio.AioRpcError as error:
-            wrong = from_grpc(error, binding.rpc.request.DESCRIPTOR, binding.body.strip("*"))
-            return error_reply(request, wrong)
-        except bodies.ClientGone:
-            return Response(status_code=499)
-        return answer
+        body = binding.body.strip("*")
+        return await _answer(
+            request, serve(binding, request), binding.rpc.request.DESCRIPTOR, body
+        )
 
     return endpoint
+
+
+async def _answer(
+    request: Request, serving: Awaitable[Any], descriptor: Any, body: str = ""
+) -> Any:
+    """Return the answer, also when it is an error."""
+    try:
+        answer = await serving
+        if isinstance(answer, Bytes):
+            await answer.open()
+    except HttpError as error:
+        return error_reply(request, error)
+    except grpc.aio.AioRpcError as error:
+        return error_reply(request, from_grpc(error, descriptor, body))
+    except bodies.ClientGone:
+        return Response(status_code=499)
+    return answer
 
 
 def _names(path: str) -> list[str]:

@@ -85,10 +85,13 @@ class HttpError(Exception):
         return {**body, **self.facts, "request_id": request_id}
 
     def all_headers(self) -> dict[str, str]:
-        """Return the headers, when to come back among them."""
-        if self.retry_after_s is None:
-            return self.headers
-        return {**self.headers, "retry-after": str(max(1, math.ceil(self.retry_after_s)))}
+        """Return the headers, when to come back and how to show who one is among them."""
+        headers = dict(self.headers)
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.code == "unauthorized":
+            headers["www-authenticate"] = "Bearer"
+        return headers
 
 
 def invalid(path: str, problem: str, *, code: str = "invalid_request") -> HttpError:
