@@ -26,8 +26,7 @@ from hansard_gateway.content import Artifacts, Bytes, Content
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import HttpError, draining, from_grpc
 from hansard_gateway.health import Health
-from hansard_gateway.oauth import PATHS as oauth_paths
-from hansard_gateway.oauth import OAuth
+from hansard_gateway.oauth import TOKEN_PATHS, OAuth
 from hansard_gateway.openapi import page
 from hansard_gateway.openapi.document import document
 from hansard_gateway.replies import REQUEST_ID_HEADER, error_reply, json_reply
@@ -84,7 +83,7 @@ def create_app(channel: grpc.aio.Channel, options: Options, stopping: Stopping) 
         _route("/readyz", {"GET": health.ready}),
         _route("/openapi.json", {"GET": _openapi}),
         _route("/docs", {"GET": _docs}),
-        *(_route(path, {"POST": issue_token}) for path in oauth_paths),
+        *(_route(path, {"POST": issue_token}) for path in TOKEN_PATHS),
         *_bound_routes(serve),
         *(_route(path, dict.fromkeys(_METHODS, _not_served)) for path in _NOT_SERVED),
     ]
@@ -158,9 +157,7 @@ def _endpoint(binding: Binding, serve: Serve, known: str, own: str) -> Any:
             names[name]: value for name, value in request.path_params.items()
         }
         body = binding.body.strip("*")
-        return await _answer(
-            request, serve(binding, request), binding.rpc.request.DESCRIPTOR, body
-        )
+        return await _answer(request, serve(binding, request), binding.rpc.request.DESCRIPTOR, body)
 
     return endpoint
 

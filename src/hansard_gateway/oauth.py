@@ -24,7 +24,7 @@ from hansard_gateway.json_writer import member
 from hansard_gateway.replies import json_reply
 from hansard_gateway.upstream import Upstream
 
-PATHS: Final = ("/oauth2/token", "/oauth/token")
+TOKEN_PATHS: Final = ("/oauth2/token", "/oauth/token")
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _GRANT: Final = "client_credentials"

@@ -1,7 +1,5 @@
 """Loaded by schemathesis in its own environment: a check that suits a server in the making."""
 
-# ruff: noqa: INP001
-
 from __future__ import annotations
 
 from typing import Any

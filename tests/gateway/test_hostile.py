@@ -23,7 +23,8 @@ from tests.support.talk import TWENTY_DELTAS, Talk
 SESSIONS = "/v2/agents/agent/sessions"
 EVENTS = f"{SESSIONS}/s/events"
 JSON = {"content-type": "application/json"}
-KIB, MIB = 1024, 1024 * 1024
+FORM = "content-type: multipart/form-data; boundary=b"
+MIB = 1024 * 1024
 
 
 async def raw(door: Door, data: bytes, *, until_closed: bool = False) -> bytes:
@@ -35,8 +36,7 @@ async def raw(door: Door, data: bytes, *, until_closed: bool = False) -> bytes:
             await writer.drain()
             if until_closed:
                 return await reader.read()
-            head = await reader.readuntil(b"\r\n\r\n")
-            return head
+            return await reader.readuntil(b"\r\n\r\n")
         return b""
     finally:
         writer.close()
@@ -264,8 +264,7 @@ async def test_slow_headers_and_bodies_are_cut_off(
         posts = (
             (f"POST {SESSIONS} HTTP/1.1\r\ncontent-type: application/json\r\n", "{"),
             (
-                f"POST {SESSIONS}/s/upload HTTP/1.1\r\n"
-                "content-type: multipart/form-data; boundary=b\r\n",
+                f"POST {SESSIONS}/s/upload HTTP/1.1\r\n{FORM}\r\n",
                 "--b\r\n",
             ),
         )

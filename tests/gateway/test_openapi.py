@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def run_schemathesis(tmp_path: Path, store_url: str, *more: str) -> int:
         assert " failed" not in "".join(line for line in served.lines if '"error"' in line)
     found = re.search(r"([0-9]+) generated", done.stdout)
     assert found, done.stdout[-2_000:]
-    print(done.stdout[-1_500:])
+    sys.stdout.write(done.stdout[-1_500:])
     return int(found[1])
 
 

@@ -204,14 +204,21 @@ async def test_a_session_is_watched_and_resumed(door: Door) -> None:
 
 
 async def watched(
-    door: Door, count: int, *, query: str = "", headers: dict[str, str] | None = None
+    door: Door,
+    count: int,
+    *,
+    query: str = "",
+    headers: dict[str, str] | None = None,
+    begun: asyncio.Event | None = None,
 ) -> Frames:
-    """Return the first frames of a watch."""
+    """Return the first frames of a watch; `begun` is set with the first."""
     text = ""
     async with door.http.stream("GET", f"{EVENTS}:watch{query}", headers=headers) as answer:
         assert answer.status_code == 200
         async for piece in answer.aiter_text():
             text += piece
+            if begun is not None:
+                begun.set()
             if text.count("\n\n") >= count:
                 break
     return parse_frames(text)
@@ -251,7 +258,9 @@ async def test_a_stopping_gateway_says_where_to_resume(plain: Door) -> None:
             door.http.post(EVENTS, json={**HELLO, "behavior": "follow_up"})
         )
         await talk.until_turns(2)
-        watching = asyncio.create_task(watched(door, 1_000))
+        begun = asyncio.Event()
+        watching = asyncio.create_task(watched(door, 1_000, begun=begun))
+        await begun.wait()
 
         async def under_way() -> bool:
             return len(await talk.events()) == 2 and plain.server.server._calls.running == 3

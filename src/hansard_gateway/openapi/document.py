@@ -13,6 +13,7 @@ from hansard_gateway.calls import NO_CONTENT, status_of
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import STATUSES
 from hansard_gateway.naming import json_name, own_fields
+from hansard_gateway.oauth import TOKEN_PATHS
 from hansard_gateway.openapi.comments import comments
 from hansard_gateway.openapi.rules import Schema, of_string
 from hansard_gateway.openapi.schemas import REF, Mode, Schemas
@@ -56,6 +57,8 @@ def document() -> dict[str, Any]:
     for binding in bindings():
         path = _path(binding)
         paths.setdefault(path, {})[binding.method.lower()] = _operation(binding, schemas)
+    for path in TOKEN_PATHS:
+        paths[path] = {"post": _token(path)}
     for path, words in (("/healthz", "The gateway lives."), ("/readyz", "Calls are served.")):
         paths[path] = {"get": _health(path, words)}
     tags = sorted({binding.rpc.service for binding in bindings()})
@@ -229,15 +232,11 @@ def _add_own_members(schema: Schema) -> None:
     }
     for variant in schema["anyOf"]:
         variant["properties"].update(own)
-        if variant["title"] == "input_message":
-            short = {**variant, "title": "input_message, the short form"}
-            short["properties"] = {
-                **variant["properties"],
-                "content": {"type": "string", "minLength": 1},
-            }
-            del short["properties"]["messages"]
-            short["required"] = ["type", "content"]
-    schema["anyOf"].append(short)
+    message = next(each for each in schema["anyOf"] if each["title"] == "input_message")
+    properties = {**message["properties"], "content": {"type": "string", "minLength": 1}}
+    del properties["messages"]
+    short = {"title": "input_message, the short form", "required": ["type", "content"]}
+    schema["anyOf"].append({**message, **short, "properties": properties})
 
 
 def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
@@ -252,7 +251,7 @@ def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
         content = _content(f"{REF}TurnResponse") | {_SSE: {"schema": {"type": "string"}}}
         return {status: {"description": said, "content": content}}
     if rpc.name == "DownloadArtifact":
-        whole = {"*/*": {"schema": {}}}
+        whole: dict[str, Any] = {"*/*": {"schema": {}}}
         return {
             "200": {"description": "All bytes.", "content": whole},
             "206": {"description": "The range.", "content": whole},
@@ -314,6 +313,42 @@ def _health(path: str, words: str) -> dict[str, Any]:
         "responses": {
             "200": {"description": words, "content": content},
             "503": {"description": "Not now.", "content": content},
+        },
+    }
+
+
+def _token(path: str) -> dict[str, Any]:
+    texts = {"type": "string", "minLength": 1}
+    client: Schema = {
+        "type": "object",
+        "properties": {
+            "client_id": {**texts, "description": "The key's id."},
+            "client_secret": {**texts, "description": "The key."},
+            "grant_type": {"type": "string", "enum": ["client_credentials"]},
+        },
+        "required": ["client_id", "client_secret"],
+    }
+    token: Schema = {
+        "type": "object",
+        "properties": {
+            "access_token": {"type": "string"},
+            "token_type": {"type": "string"},
+            "expires_in": {"type": "integer", "description": "In seconds."},
+        },
+        "required": ["access_token", "token_type", "expires_in"],
+    }
+    words = "Issues a token for a key: OAuth client credentials."
+    content = {"application/x-www-form-urlencoded": {"schema": client}, _JSON: {"schema": client}}
+    return {
+        "operationId": "IssueTokenBy" + path.split("/")[1].title(),
+        "tags": ["AccessService"],
+        "summary": words.rstrip("."),
+        "description": words,
+        "security": [{}],
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "200": {"description": "The token.", "content": {_JSON: {"schema": token}}},
+            **_failures(),
         },
     }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from buf.validate import validate_pb2
 from google.api import field_behavior_pb2
+
+from buf.validate import validate_pb2
 
 Schema = dict[str, Any]
 

@@ -163,25 +163,7 @@ class Schemas:
         request = mode is not Mode.REPLY
         if is_raw(field):
             return {"type": "object"} if field.full_name in _OBJECTS and not request else {}
-        if field.type in _INTEGERS:
-            kind, least, most = _INTEGERS[field.type]
-            schema: Schema = {"type": "integer", "format": kind}
-            if request:
-                bounds = {"minimum": least, "maximum": most, **of_number(field)}
-                schema = {**schema, "type": ["integer", "string"], **bounds, "pattern": _DIGITS}
-            return schema
-        if field.type in _FLOATS:
-            return {"type": "number", **(of_number(field) if request else {})}
-        if field.type == _ENUM:
-            return {"type": "string", "enum": list(enum_names(field.enum_type).values())}
-        if field.type == _BYTES:
-            return {"type": "string", "contentEncoding": "base64"}
-        if field.type == _STRING and request:
-            bounds = of_string(field)
-            if bounds and may_be_zero(field):
-                return {"anyOf": [{"const": ""}, {"type": "string", **bounds}]}
-            return {"type": "string", **bounds}
-        return {"type": "boolean"} if field.type == _BOOL else {"type": "string"}
+        return _scalar_input(field) if request else _scalar(field)
 
     def _message_value(self, field: Any, mode: Mode) -> Schema:
         full_name = field.message_type.full_name
@@ -190,6 +172,32 @@ class Schemas:
             return {"type": kind, "format": "int64"}
         known = _KNOWN.get(full_name)
         return dict(known) if known is not None else self.ref(field.message_type, mode)
+
+
+def _scalar(field: Any) -> Schema:
+    if field.type in _INTEGERS:
+        return {"type": "integer", "format": _INTEGERS[field.type][0]}
+    if field.type == _ENUM:
+        return {"type": "string", "enum": list(enum_names(field.enum_type).values())}
+    if field.type == _BYTES:
+        return {"type": "string", "contentEncoding": "base64"}
+    if field.type in _FLOATS:
+        return {"type": "number"}
+    return {"type": "boolean"} if field.type == _BOOL else {"type": "string"}
+
+
+def _scalar_input(field: Any) -> Schema:
+    schema = _scalar(field)
+    if field.type in _INTEGERS:
+        _, least, most = _INTEGERS[field.type]
+        bounds = {"minimum": least, "maximum": most, **of_number(field)}
+        return {**schema, "type": ["integer", "string"], **bounds, "pattern": _DIGITS}
+    if field.type in _FLOATS:
+        return {**schema, **of_number(field)}
+    bounds = of_string(field) if field.type == _STRING else {}
+    if bounds and may_be_zero(field):
+        return {"anyOf": [{"const": ""}, {**schema, **bounds}]}
+    return {**schema, **bounds}
 
 
 def nullable(schema: Schema) -> Schema:
