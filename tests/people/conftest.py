@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hansard_server.cli import main
+from tests.support.builds import go_program
 from tests.support.server import serve_process
 
 PATHS = os.pathsep.join(path for path in sys.path if path)
@@ -116,3 +118,10 @@ def session(hansard: Hansard, agent: str) -> str:
     """Give the key of a new session of the agent."""
     made = hansard.ok("sessions", "create", agent, "--name", "For a test", "--json")
     return str(made.objects[0]["key"])
+
+
+@pytest.fixture
+def grpcurl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have grpcurl on PATH: the one that is there, else one that is built."""
+    if shutil.which("grpcurl") is None:
+        monkeypatch.setenv("PATH", str(go_program("grpcurl").parent), prepend=os.pathsep)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -97,8 +96,7 @@ def test_its_hansard_lines_work(told: Told) -> None:
     told.try_line(line)
 
 
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on PATH")
-def test_its_grpcurl_lines_work(told: Told) -> None:
+def test_its_grpcurl_lines_work(grpcurl: None, told: Told) -> None:
     lines = told.lines("grpcurl")
     assert len(lines) == 3
     for line in lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -169,13 +168,12 @@ def test_the_page_of_the_client_runs(reader: Reader) -> None:
     assert "SESSION_NOT_FOUND" in out
 
 
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not on PATH")
-def test_its_grpcurl_commands_run(reader: Reader) -> None:
+def test_its_grpcurl_commands_run(grpcurl: None, reader: Reader) -> None:
     _, serve, agent, *rest = blocks()
-    [grpcurl] = [block for block in rest if block.needs_grpcurl]
+    [calls] = [block for block in rest if block.needs_grpcurl]
     with reader.serving(serve):
         reader.run(agent)
-        out = reader.run(grpcurl)
+        out = reader.run(calls)
     assert "hansard.v1.EventService" in out
     assert '"turn_end"' in out
     assert out.rstrip().endswith("}")

@@ -1,49 +1,25 @@
-"""Builds the clients: each from its own sources and the contract's image, in a folder of its own.
-
-What a build needs that is not there is a skip with its name: a toolchain that is not installed, a
-registry that can't be reached. Anything else that goes wrong is a failure.
-"""
+"""Builds the clients: each from its own sources and the image, in a folder of its own."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.builds import BUILD, ROOT, only_one, run, tool
+
 SOURCES = Path(__file__).resolve().parent
 IMAGE = ROOT / "generated" / "hansard" / "hansard.binpb"
-BUILD = ROOT / "build" / "polyglot"
-BUILD_SECONDS = 600
 # What package managers fetched, which stays when the sources change.
 KEPT = {"node_modules", "tools"}
 Tools = Mapping[str, str]
-
-# What the tools say when they reach nobody.
-UNREACHED = (
-    "no such host",
-    "dial tcp",
-    "i/o timeout",
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ETIMEDOUT",
-    "Unknown host",
-    "Could not transfer artifact",
-    "Network is unreachable",
-    "Temporary failure in name resolution",
-)
 
 
 @dataclass(frozen=True)
@@ -52,54 +28,6 @@ class Program:
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-def tool(name: str) -> str:
-    """Return where a program is; skips the test when it is not on PATH."""
-    found = shutil.which(name, path=tool_path())
-    if found is None:
-        pytest.skip(f"{name} not found")
-    return found
-
-
-def tool_path() -> str:
-    """Return PATH, with the tools of this environment (buf) before the rest."""
-    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-
-
-def run(
-    *command: str, folder: Path, fetches: bool = False, environment: Mapping[str, str] | None = None
-) -> str:
-    """Return what a step of a build printed; a failure names its output.
-
-    A step that fetches from a registry skips the test when it reaches none.
-    """
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "PATH": tool_path(), **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=BUILD_SECONDS,
-    )
-    if done.returncode and fetches:
-        for words in UNREACHED:
-            if words in done.stdout:
-                pytest.skip(f"{Path(command[0]).name}: registry not reached ({words})")
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
-    return done.stdout
-
-
-@contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Let one process at a time build what has this name."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def build(language: str) -> Program:

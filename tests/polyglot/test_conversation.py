@@ -12,21 +12,21 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import pytest
 
 from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc
-from tests.people.conftest import free_port
 from tests.polyglot.languages import LANGUAGES, SOURCES, build
-from tests.support.server import ServeProcess, serve_process
+from tests.polyglot.service import Service
 
 SCRIPTS = SOURCES / "scripts.json"
 FILE = bytes(index * 31 % 256 for index in range(600_000))
 CLIENT_SECONDS = 300
+SETTINGS = ("lease_s=1", "session_artifacts_max_files=1")
 
 # What the contract's rules say of five requests: in the client's own words, and in the server's.
 RULES = {
@@ -75,45 +75,6 @@ TYPES = [
 ]
 
 
-class Service:
-    """`hansard serve` at one address on one store, killed or stopped and started again."""
-
-    def __init__(self, store_url: str, folder: Path) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self._arguments = (
-            *("--listen", self.address, "--store", store_url, "--data-dir", str(folder)),
-            *("--set", "lease_s=1", "--set", "session_artifacts_max_files=1"),
-        )
-        self._data_dir = folder
-        self._context: AbstractContextManager[ServeProcess]
-        self._process: ServeProcess
-
-    def __enter__(self) -> Self:
-        self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._context.__exit__(None, None, None)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a client is told: where the server is, and the administrator's key."""
-        key = (self._data_dir / "admin.key").read_text(encoding="utf-8").strip()
-        return {"HANSARD_TARGET": self.address, "HANSARD_API_KEY": key}
-
-    def restart(self, number: signal.Signals) -> None:
-        """End the server by a signal, and start it again."""
-        self._process.send(number)
-        assert self._process.wait() == (0 if number == signal.SIGTERM else -number)
-        self._context.__exit__(None, None, None)
-        self._start()
-
-    def _start(self) -> None:
-        self._context = serve_process(*self._arguments, insecure=False)
-        self._process = self._context.__enter__()
-        self._process.wait_for("serving")
-
-
 def converse(language: str, service: Service) -> Iterator[dict[str, Any]]:
     """Yield what the client prints; the server is killed and stopped where the client asks."""
     program = build(language)
@@ -154,7 +115,7 @@ def read_record(service: Service, agent_key: str) -> list[event_pb2.Event]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_conversation(language: str, store_url: str, tmp_path: Path) -> None:
     build(language)  # before a server waits for it
-    with Service(store_url, tmp_path) as service:
+    with Service(store_url, tmp_path, *SETTINGS) as service:
         steps = list(converse(language, service))
         record = read_record(service, language)
     assert [step["step"] for step in steps] == STEPS
