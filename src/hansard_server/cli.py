@@ -207,6 +207,48 @@ def demo() -> None:
         serving.serve_demo(_settings({"log_level": "warning"}, None, None))
 
 
+tenants = typer.Typer(
+    help="Tenants, whose data are apart. For a SQLite database stop its server first.",
+    no_args_is_help=True,
+)
+main.add_typer(tenants, name="tenants")
+TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's name.")]
+
+
+@tenants.command("create")
+def create_tenant(
+    tenant: TenantName,
+    *,
+    store: Store = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    more: More = None,
+) -> None:
+    """Make a tenant, and print its administrator's key, this once."""
+    with _mistakes_in_one_line():
+        from hansard_server import offline  # noqa: PLC0415
+
+        settings = _settings({"store": store, "data_dir": data_dir}, config, more)
+        typer.echo(offline.make_tenant(settings, tenant))
+
+
+@tenants.command("key")
+def create_administrator_key(
+    tenant: TenantName,
+    *,
+    store: Store = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    more: More = None,
+) -> None:
+    """Print a new administrator's key of a tenant, for when the others are lost."""
+    with _mistakes_in_one_line():
+        from hansard_server import offline  # noqa: PLC0415
+
+        settings = _settings({"store": store, "data_dir": data_dir}, config, more)
+        typer.echo(offline.make_administrator_key(settings, tenant))
+
+
 commands.add_to(main)
 
 

@@ -47,6 +47,17 @@ NAMED = ("agents_by_key", "sessions_by_key", "session_heads")
 CASES = {
     "get_agent": Case(lambda tx: tx.get_agent(TENANT, "key-3"), ("agents_by_key",)),
     "get_agent_by_uid": Case(lambda tx: tx.get_agent_by_uid(TENANT, "agent-3"), ("agents",)),
+    "get_agents": Case(lambda tx: tx.get_agents(TENANT, ["agent-3", "agent-4"]), ("agents",)),
+    "has_tenant": Case(lambda tx: tx.has_tenant("tenant-3"), ("tenants",)),
+    # The last statement of these reads the agents of the keys' roles.
+    "find_api_keys": Case(lambda tx: tx.find_api_keys(["key_3", "key_4"]), ("agents",)),
+    "get_api_key": Case(lambda tx: tx.get_api_key(TENANT, "key_3"), ("agents",)),
+    "find_api_key_claim": Case(lambda tx: tx.find_api_key_claim(TENANT, "r-3"), ("agents",)),
+    "scan_api_keys": Case(lambda tx: tx.scan_api_keys(TENANT, BY_CREATION), ("agents",)),
+    "ensure_secret": Case(lambda tx: tx.ensure_secret("s-3", b""), ("secrets",)),
+    "note_api_key_use": Case(
+        lambda tx: tx.note_api_key_use({(TENANT, "key_3"): 9}), ("api_keys_by_id",)
+    ),
     "find_agent_claim": Case(lambda tx: tx.find_agent_claim(TENANT, "r"), ("agents_by_claim",)),
     "scan_agents": Case(lambda tx: tx.scan_agents(TENANT, BY_CREATION), ("agents_by_creation",)),
     "scan_agents_back": Case(lambda tx: tx.scan_agents(TENANT, BACK), ("agents_by_creation",)),
@@ -151,6 +162,16 @@ FILL = (
         "SELECT 'tenant-1', 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, "
         "'blob-' || i, i, i FROM n"
     ),
+    (
+        "INSERT INTO api_keys (tenant, id, name, secret_sha256, created_at, request_id, "
+        "fingerprint) {numbers} SELECT 'tenant-1', 'key_' || i, '', '', i, 'r-' || i, '' FROM n"
+    ),
+    (
+        "INSERT INTO roles (tenant, api_key_id, agent_uid, role) {numbers} SELECT 'tenant-1', "
+        "'key_' || i, 'agent-' || i, 3 FROM n"
+    ),
+    "INSERT INTO tenants (key, created_at) {numbers} SELECT 'tenant-' || i, i FROM n",
+    "INSERT INTO secrets (name, value) {numbers} SELECT 's-' || i, '' FROM n",
     "ANALYZE",
 )
 
@@ -222,6 +243,28 @@ def test_statement_uses_its_indexes(
         assert "SCAN" not in plan, plan
         assert name in SORTED_WINDOW or "Sort" not in plan, plan
         assert "TEMP B-TREE" not in plan, plan
+
+
+ACCESS = {
+    "find_api_keys": ("api_keys_by_id", "roles", "agents"),
+    "get_api_key": ("api_keys_by_id", "roles", "agents"),
+    "find_api_key_claim": ("api_keys_by_claim", "roles", "agents"),
+    "scan_api_keys": ("api_keys_by_creation", "roles", "agents"),
+}
+
+
+@pytest.mark.parametrize("name", ACCESS)
+def test_keys_are_found_by_their_indexes(
+    filled: Callable[[str], Engine], database: str, name: str
+) -> None:
+    with writing(filled(database)).begin() as connection:
+        plans = explain(connection, CASES[name].call)
+    assert len(plans) == len(ACCESS[name])
+    for plan, index in zip(plans, ACCESS[name], strict=True):
+        names = {"sqlite": f"sqlite_autoindex_{index}_1", "postgresql": f"{index}_pkey"}
+        assert (index if "_by_" in index else names[database]) in plan, plan
+        assert "Seq Scan" not in plan, plan
+        assert "Sort" not in plan, plan
 
 
 def test_batch_looks_up_every_key(filled: Callable[[str], Engine], database: str) -> None:

@@ -50,6 +50,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.app": ANYTHING,
     "hansard_server.cli": ANYTHING,
     "hansard_server.serving": ANYTHING,
+    "hansard_server.offline": ANYTHING,
     # Beside them.
     "hansard_server.stores": (
         *("hansard_server.config", "hansard_server.lifecycle", "CORE"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hansard_client.commands import agents, artifacts, chat, events, sessions
+from hansard_client.commands import agents, artifacts, chat, events, keys, sessions
 from hansard_client.commands.common import command
 
 
@@ -15,3 +15,4 @@ def add_to(main: typer.Typer) -> None:
     main.add_typer(sessions.app, name="sessions")
     main.add_typer(events.app, name="events")
     main.add_typer(artifacts.app, name="artifacts")
+    main.add_typer(keys.app, name="keys")

@@ -8,10 +8,16 @@ import secrets
 import unicodedata
 
 KEY_MAX_CHARACTERS = 50
+_KEY = re.compile(rf"[0-9a-zA-Z_-]{{1,{KEY_MAX_CHARACTERS}}}")
 _TAIL_CHARACTERS = 6
 _UID_CHARACTERS = 20
 API_KEY_ID_CHARACTERS = 16
 """Of the random part of an API key's id."""
+
+
+def is_key(text: str) -> bool:
+    """Tell whether the text may be a key of the contract: 1 to 50 characters of a few kinds."""
+    return _KEY.fullmatch(text) is not None
 
 
 def make_agent_key(name: str) -> str:

@@ -155,9 +155,9 @@ class SqlAccessWrites(SqlAccessReads):
 
     def ensure_secret(self, name: str, value: bytes) -> bytes:
         """Return the service's secret of that name; if there is none, it is `value` from now on."""
-        row = self.connection.execute(SECRET, {"name": name}).one_or_none()
-        if row is not None:
-            return bytes(row.value)
+        found: bytes | None = self.connection.execute(SECRET, {"name": name}).scalar_one_or_none()
+        if found is not None:
+            return found
         self.connection.execute(insert(secrets), {"name": name, "value": value})
         return value
 
@@ -170,7 +170,7 @@ def _record(row: AnyRow, grants: Iterable[Grant]) -> ApiKeyRecord:
         "tenant": row.tenant,
         "id": row.id,
         "name": row.name,
-        "secret_sha256": bytes(row.secret_sha256),
+        "secret_sha256": row.secret_sha256,
         "grants": tuple(sorted(grants, key=lambda grant: grant.agent_key)),
         "created_at_us": row.created_at,
         "expires_at_us": row.expires_at,
