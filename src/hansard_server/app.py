@@ -40,6 +40,7 @@ from hansard_server.access.authentication import Authenticator
 from hansard_server.access.authorization import Authorizer
 from hansard_server.access.credentials import Tokens
 from hansard_server.access.key_cache import KeyCache
+from hansard_server.access.rates import LocalPermits, PermitSource, RateLimiter, StoredPermits
 from hansard_server.access.tenants import BadKeyFile, make_default_tenant, token_secret
 from hansard_server.agents.configuration import check_agent
 from hansard_server.agents.limits import AgentLimits
@@ -55,6 +56,7 @@ from hansard_server.artifacts.upload import Uploader, artifact_quota
 from hansard_server.config import ConfigurationMistake, Settings, find_exposures
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.limits import KIB
+from hansard_server.domain.rates import Rate
 from hansard_server.domain.records import SessionRecord
 from hansard_server.http_door import HttpDoor
 from hansard_server.lifecycle import Calls, Closers, Drain, cancel
@@ -71,6 +73,7 @@ from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.events import EventServicer
 from hansard_server.servicers.health import Health, HealthServicer, watch_store
 from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
+from hansard_server.servicers.rate_limits import AgentRates, KeyLimits, agent_rates
 from hansard_server.servicers.sessions import SessionServicer
 from hansard_server.servicers.tls import BadCertificate, CertificateFiles, Certificates
 from hansard_server.servicers.turns import TurnServicer
@@ -225,7 +228,7 @@ class Server:
         authenticator = None
         if not settings.insecure:
             authenticator = Authenticator(keys, key_tokens, clock=self._clock)
-        pipeline = self._pipeline(authenticator, Authorizer(store))
+        pipeline = self._pipeline(store, authenticator, Authorizer(store))
         server = grpc.aio.server(interceptors=[pipeline], options=_grpc_options(settings))
         for service in (*services, *_companions(services, health, self.drain)):
             service.register(service.servicer, server)
@@ -257,12 +260,26 @@ class Server:
         engine.begin_drain()
         feeds.drain()
 
-    def _pipeline(self, authenticator: Authenticator | None, authorizer: Authorizer) -> Pipeline:
+    def _pipeline(
+        self, store: Store, authenticator: Authenticator | None, authorizer: Authorizer
+    ) -> Pipeline:
         settings, limits = self._settings, self._settings.limits
         admission = Admission(
             max_calls=settings.process_max_calls,
             max_streams=settings.process_max_streams,
             max_uploads=settings.process_max_uploads,
+        )
+        limiter = RateLimiter(self._permits(store))
+        key_rate = settings.key_max_calls_per_s
+        key_limits = KeyLimits(
+            limiter,
+            max_calls=settings.key_max_calls,
+            max_streams=settings.key_max_streams,
+            rate=Rate(key_rate) if key_rate else None,
+        )
+        of_agents = agent_rates(
+            max_sessions_per_s=settings.agent_max_sessions_per_s,
+            max_inputs_per_s=settings.agent_max_inputs_per_s,
         )
         validation = Validation(
             self.drain,
@@ -274,11 +291,20 @@ class Server:
                 admission,
                 *(AccessLog(self._calls), Errors(), DrainGate(self.drain)),
                 Authentication(authenticator, authorizer),
+                key_limits,
                 RequestReader(large_requests=_LARGE_REQUESTS),
                 validation,
                 Authorization(authorizer),
+                AgentRates(limiter, of_agents),
             ]
         )
+
+    def _permits(self, store: Store) -> PermitSource:
+        if sqlite_path(self._settings.store_url) is not None:
+            return LocalPermits(self._clock)
+        permits = StoredPermits(store)
+        self._run("rates", permits.forget_full())
+        return permits
 
     async def _listen(self, server: grpc.aio.Server) -> str:
         listen = self._settings.listen

@@ -44,6 +44,9 @@ def _setting(
     return Field(default, description=description, ge=ge, le=le, json_schema_extra={"unit": unit})
 
 
+_PER_SECOND: dict[str, Any] = {"unit": "1/s", "ge": 0, "le": 1_000_000}
+
+
 class Settings(BaseSettings):
     """All settings; see `describe` for the table of the README."""
 
@@ -194,6 +197,21 @@ class Settings(BaseSettings):
     )
     process_max_uploads: int = _setting(
         100, "Uploads that this process takes at a time.", unit="uploads", ge=1, le=100_000
+    )
+    key_max_calls: int = _setting(
+        1_000, "Calls that one key makes at a time, in each process.", unit="calls", ge=1
+    )
+    key_max_streams: int = _setting(
+        10_000, "Streams that one key has open, in each process.", unit="streams", ge=1
+    )
+    key_max_calls_per_s: float = _setting(
+        0.0, "Calls of one key, over all processes. 0: as many as it makes.", **_PER_SECOND
+    )
+    agent_max_sessions_per_s: float = _setting(
+        100.0, "Sessions that are created of one agent, over all processes. 0: any.", **_PER_SECOND
+    )
+    agent_max_inputs_per_s: float = _setting(
+        0.0, "Input messages that one agent is sent, over all processes. 0: any.", **_PER_SECOND
     )
     connection_max_streams: int = _setting(
         10_000,

@@ -18,6 +18,7 @@ from hansard_server.domain.errors import (
     EventAlreadyExists,
     QueueFull,
     QuotaExceeded,
+    QuotaUse,
     RequestIdReused,
     SequenceMismatch,
     SessionBusy,
@@ -233,10 +234,14 @@ async def test_upload_counts_against_the_quota(store: SqlStore) -> None:
     await store.submit(append(upload=upload(1, 2)))
     with pytest.raises(QuotaExceeded) as caught:
         await store.submit(append(upload=upload(3), while_busy=True))
-    assert caught.value.quota == "session_artifacts_max_bytes"
+    assert caught.value.quota == QuotaUse.of_session(
+        SESSION.uid, "session_artifacts_max_bytes", limit=250, used=200
+    )
     with pytest.raises(QuotaExceeded) as caught:
         await store.submit(append(upload=upload(3, 4)))
-    assert caught.value.quota == "session_artifacts_max_files"
+    assert caught.value.quota == QuotaUse.of_session(
+        SESSION.uid, "session_artifacts_max_files", limit=3, used=2
+    )
     totals = await store.read(lambda tx: tx.total_artifacts(TENANT, SESSION.uid))
     assert (totals.files, totals.size_bytes) == (2, 200)
     await store.write(lambda tx: tx.delete_artifact(TENANT, SESSION.uid, "art_1"))

@@ -56,9 +56,7 @@ class MemoryFiles:
     ) -> NewFile:
         data = b"".join([chunk async for chunk in chunks])
         if self.quota_files is not None and len(self._files) >= self.quota_files:
-            raise QuotaExceeded(
-                "The session has too many files.", quota="session_artifacts_max_files"
-            )
+            raise QuotaExceeded("The session has too many files.")
         artifact_id = self.add(filename, data, mime_type or "text/plain")
         artifact = self._files[artifact_id][0]
         artifact.description = description

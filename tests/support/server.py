@@ -129,9 +129,10 @@ class Running:
 def make_settings(folder: Path, store_url: str = "", **changes: object) -> Settings:
     """Return settings for a server on a free port, without HTTP, all its files in the folder.
 
-    It lets everybody in unless the changes say `insecure=False`.
+    It lets everybody in unless the changes say `insecure=False`, as often as they come.
     """
     usual = {"listen": "127.0.0.1:0", "http_listen": "off", "insecure": True}
+    usual |= {"agent_max_sessions_per_s": 0}
     usual |= {"data_dir": folder, "store": store_url}
     flags = {**usual, **changes}
     return load(flags)

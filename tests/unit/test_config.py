@@ -50,7 +50,10 @@ def test_every_setting_is_described() -> None:
     for row in rows:
         assert row.description
         assert row.environment == f"HANSARD_{row.name.upper()}"
-    assert {row.unit for row in rows if row.name.endswith("_s")} == {"s"}
+    rates = {row.name: row.unit for row in rows if row.name.endswith("_per_s")}
+    assert set(rates.values()) == {"1/s"}
+    times = {row.unit for row in rows if row.name.endswith("_s") and row.name not in rates}
+    assert times == {"s"}
     assert {row.unit for row in rows if row.name.endswith("_bytes")} == {"bytes"}
 
 

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "CORE": (
         "hansard_server.domain",
         "hansard_server.repository.access",
+        "hansard_server.repository.rates",
         "hansard_server.repository.api",
         "hansard_server.repository.commands",
         "hansard_server.repository.forks",
@@ -76,6 +77,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.domain": (),
     "hansard_server.repository.__init__": (),
     "hansard_server.repository.access": ("CORE",),
+    "hansard_server.repository.rates": ("CORE",),
     "hansard_server.repository.api": ("CORE",),
     "hansard_server.repository.commands": ("CORE",),
     "hansard_server.repository.forks": ("CORE",),

@@ -67,11 +67,23 @@ def test_every_error_says_its_reason(kind: type[DomainError]) -> None:
 
 def test_quota_is_named() -> None:
     failed = detail(
-        errors.QuotaExceeded("too many files", quota="session:files"),
+        error := errors.QuotaExceeded(
+            "too many files",
+            quota=errors.QuotaUse.of_session("u", "session_artifacts_max_files", limit=3, used=2),
+        ),
         error_details_pb2.QuotaFailure,
     )
     assert isinstance(failed, error_details_pb2.QuotaFailure)
-    assert failed.violations[0].subject == "session:files"
+    (violation,) = failed.violations
+    assert (violation.subject, violation.description) == ("session:u", "too many files")
+    assert (violation.quota_id, violation.quota_value) == ("session_artifacts_max_files", 3)
+    info = detail(error, error_details_pb2.ErrorInfo)
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {
+        "quota": "session_artifacts_max_files",
+        "limit": "3",
+        "used": "2",
+    }
 
 
 @pytest.mark.parametrize("count", [1, 19, 20, 21, 5_000])

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
 from hansard_server.access.authorization import Authorizer
+from hansard_server.access.rates import LocalPermits, RateLimiter
 from hansard_server.access.rules import Need, Rule
 from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavailable
 from hansard_server.lifecycle import Calls, Drain
@@ -30,6 +31,7 @@ from hansard_server.servicers.interceptors import (
     Pipeline,
     wrap,
 )
+from hansard_server.servicers.rate_limits import AgentRates, KeyLimits
 from hansard_server.servicers.validation import Validation
 from tests.support.server import failure, open_channel, to_failure
 
@@ -58,7 +60,7 @@ class Kinds:
             case "busy":
                 raise SessionBusy("a turn runs", metadata={"turn": "trn_1"}, retry_after_s=2.5)
             case "quota":
-                raise QuotaExceeded("all is used", quota="session:files")
+                raise QuotaExceeded("all is used")
             case "store":
                 raise StoreUnavailable("no answer")
             case "bug":
@@ -139,6 +141,7 @@ def interceptors(
     max_calls: int = 100,
     patience_s: float = 60,
     request_max_bytes: int = 1000,
+    key_max_calls: int = 100,
 ) -> list[Interceptor]:
     return [
         Admission(max_calls=max_calls, max_streams=3, max_uploads=3),
@@ -146,9 +149,11 @@ def interceptors(
         Errors(),
         DrainGate(drain),
         Authentication(None, AUTHORIZER),
+        KeyLimits(RateLimiter(LocalPermits()), max_calls=key_max_calls, max_streams=100, rate=None),
         RequestReader(large_requests=2, patience_s=patience_s),
         Validation(drain, request_max_bytes=request_max_bytes, metadata_max_bytes=1000),
         Authorization(AUTHORIZER),
+        AgentRates(RateLimiter(LocalPermits()), {}),
     ]
 
 

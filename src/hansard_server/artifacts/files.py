@@ -12,7 +12,7 @@ from hansard_server.artifacts.messages import to_artifact
 from hansard_server.artifacts.mime import HEAD_BYTES, sniff
 from hansard_server.artifacts.read import read_bytes, refuse_expired, without_expired
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.errors import PayloadTooLarge, QuotaExceeded
+from hansard_server.domain.errors import PayloadTooLarge, QuotaExceeded, QuotaUse
 from hansard_server.domain.keys import make_artifact_id
 from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import ArtifactRecord, ArtifactSource
@@ -93,7 +93,12 @@ class StoredFiles:
         if totals.files >= limits.session_artifacts_max_files:
             raise QuotaExceeded(
                 f"The session has {totals.files:,} files, as many as it may have.",
-                quota="session_artifacts_max_files",
+                quota=QuotaUse.of_session(
+                    self._session_uid,
+                    "session_artifacts_max_files",
+                    limit=limits.session_artifacts_max_files,
+                    used=totals.files,
+                ),
             )
         head = b""
         async with self._blobs.write(self._tenant, None) as writer:
@@ -107,7 +112,12 @@ class StoredFiles:
                     raise QuotaExceeded(
                         f"The session's files have at most "
                         f"{limits.session_artifacts_max_bytes:,} bytes.",
-                        quota="session_artifacts_max_bytes",
+                        quota=QuotaUse.of_session(
+                            self._session_uid,
+                            "session_artifacts_max_bytes",
+                            limit=limits.session_artifacts_max_bytes,
+                            used=totals.size_bytes,
+                        ),
                     )
                 head += chunk[: HEAD_BYTES - len(head)]
                 await writer.write(chunk)

@@ -20,6 +20,7 @@ from hansard_server.domain.errors import (
     InvalidRequest,
     PayloadTooLarge,
     QuotaExceeded,
+    QuotaUse,
     StoreUnavailable,
 )
 from hansard_server.domain.keys import make_artifact_id, make_event_id
@@ -231,7 +232,12 @@ class _Received:
         if len(self.headers) > limits.session_artifacts_max_files:
             raise QuotaExceeded(
                 f"A session has at most {limits.session_artifacts_max_files:,} files.",
-                quota="session_artifacts_max_files",
+                quota=QuotaUse.of_session(
+                    self.session_uid,
+                    "session_artifacts_max_files",
+                    limit=limits.session_artifacts_max_files,
+                    used=len(self.headers) - 1,
+                ),
             )
         if header.HasField("size_bytes"):
             self._check_size(header.size_bytes, header.filename)
@@ -248,7 +254,12 @@ class _Received:
         if self.size_bytes + size_bytes > limits.session_artifacts_max_bytes:
             raise QuotaExceeded(
                 f"A session's files have at most {limits.session_artifacts_max_bytes:,} bytes.",
-                quota="session_artifacts_max_bytes",
+                quota=QuotaUse.of_session(
+                    self.session_uid,
+                    "session_artifacts_max_bytes",
+                    limit=limits.session_artifacts_max_bytes,
+                    used=self.size_bytes,
+                ),
             )
 
     async def _file(

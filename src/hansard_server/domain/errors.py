@@ -14,6 +14,28 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaUse:
+    """A quota that is used up.
+
+    Attributes:
+        name: the setting that it is.
+        subject: whose it is, such as `session:<uid>` or `key:<id>`.
+        limit: how much there may be.
+        used: how much there is.
+    """
+
+    name: str
+    subject: str
+    limit: int
+    used: int
+
+    @classmethod
+    def of_session(cls, uid: str, name: str, *, limit: int, used: int) -> Self:
+        """Return the quota of a session."""
+        return cls(name=name, subject=f"session:{uid}", limit=limit, used=used)
+
+
 class DomainError(Exception):
     """A call can't be done; `reason` is the contract's name for why.
 
@@ -22,7 +44,7 @@ class DomainError(Exception):
         violations: the fields that are wrong, with their paths in the request.
         metadata: facts for programs, such as `last_sequence`.
         retry_after_s: when the same call may succeed, in seconds; None: no such promise.
-        quota: what is used up, for quota errors.
+        quota: what is used up, and whose it is, for quota errors.
     """
 
     reason: ClassVar[str]
@@ -34,7 +56,7 @@ class DomainError(Exception):
         violations: tuple[FieldViolation, ...] = (),
         metadata: dict[str, str] | None = None,
         retry_after_s: float | None = None,
-        quota: str | None = None,
+        quota: QuotaUse | None = None,
     ) -> None:
         """Make the error; see the class for the arguments."""
         super().__init__(message)

@@ -45,6 +45,7 @@ from hansard_server.repository.commands import (
     TakeTurn,
 )
 from hansard_server.repository.forks import ForkedTurn, ForkPlan, ForkRef, ForkTotals
+from hansard_server.repository.rates import RateWrites
 
 T = TypeVar("T")
 
@@ -292,7 +293,7 @@ class ReadTx(AccessReads, Protocol):
         ...
 
 
-class WriteTx(ReadTx, AccessWrites, Protocol):
+class WriteTx(ReadTx, AccessWrites, RateWrites, Protocol):
     """Reads and writes, committed together. A decision that raises leaves nothing."""
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:

@@ -31,7 +31,7 @@ REQUEST_ID_KEY = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
 ORDER = (
     *("admission", "access_log", "errors", "drain", "authentication"),
-    *("request", "validation", "authorization"),
+    *("key_limits", "request", "validation", "authorization", "agent_rates"),
 )
 """The names of the interceptors, from the outside in."""
 # What probes ask all the time; its lines say nothing as long as it works.

@@ -75,8 +75,13 @@ def to_status(error: DomainError) -> status_pb2.Status:
         retry.retry_delay.FromMilliseconds(round(retry_after_s * 1_000))
         details.append(retry)
     if error.quota is not None:
+        quota = error.quota
+        info.metadata.update(quota=quota.name, limit=str(quota.limit), used=str(quota.used))
         violation = error_details_pb2.QuotaFailure.Violation(
-            subject=error.quota, description=_cut(error.message, _TEXT_MAX_CHARACTERS)
+            subject=quota.subject,
+            description=_cut(error.message, _TEXT_MAX_CHARACTERS),
+            quota_id=quota.name,
+            quota_value=quota.limit,
         )
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
     status = status_pb2.Status(

@@ -15,6 +15,7 @@ from hansard_server.domain.errors import (
     AgentNotFound,
     EventNotFound,
     QuotaExceeded,
+    QuotaUse,
     SessionBusy,
     SessionNotFound,
     StoreUnavailable,
@@ -183,7 +184,12 @@ class Forks:
             raise QuotaExceeded(
                 f"the fork would have {len(mentioned)} artifacts, and may have "
                 f"{self._limits.session_artifacts_max_files}",
-                quota="session_artifacts_max_files",
+                quota=QuotaUse.of_session(
+                    ref.uid,
+                    "session_artifacts_max_files",
+                    limit=self._limits.session_artifacts_max_files,
+                    used=0,
+                ),
             )
         size_bytes = 0
         for ids in _pieces(sorted(mentioned), _ARTIFACTS_AT_ONCE):
@@ -192,7 +198,12 @@ class Forks:
             raise QuotaExceeded(
                 f"the fork's artifacts would be {size_bytes} bytes, and may be "
                 f"{self._limits.session_artifacts_max_bytes}",
-                quota="session_artifacts_max_bytes",
+                quota=QuotaUse.of_session(
+                    ref.uid,
+                    "session_artifacts_max_bytes",
+                    limit=self._limits.session_artifacts_max_bytes,
+                    used=0,
+                ),
             )
         return len(mentioned), size_bytes
 

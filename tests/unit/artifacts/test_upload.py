@@ -136,11 +136,15 @@ async def test_limits_hold_at_the_boundary(world: World) -> None:
     two = [header(), *chunks(b"x" * 8), header()]
     with pytest.raises(QuotaExceeded) as caught:
         await world.upload(start(), *two, *chunks(b"x" * 8))
-    assert caught.value.quota == "session_artifacts_max_bytes"
+    quota = caught.value.quota
+    assert quota is not None
+    assert (quota.name, quota.limit, quota.used) == ("session_artifacts_max_bytes", 25, 10)
     await world.upload(start(), *two, *chunks(b"x" * 7))
     with pytest.raises(QuotaExceeded) as caught:
         await world.upload(start(), header())
-    assert caught.value.quota == "session_artifacts_max_files"
+    quota = caught.value.quota
+    assert quota is not None
+    assert (quota.name, quota.limit, quota.used) == ("session_artifacts_max_files", 3, 3)
     assert len(world.on_disk()) == 3
 
 

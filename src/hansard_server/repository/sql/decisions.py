@@ -14,6 +14,7 @@ from hansard_server.domain.errors import (
     EventAlreadyExists,
     QueueFull,
     QuotaExceeded,
+    QuotaUse,
     RequestIdReused,
     SequenceMismatch,
     SessionBusy,
@@ -116,7 +117,16 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
             return _steer(state, state.turns[head.unfinished_turn_id], command)
         if head.queued_turns >= command.queue_max_inputs:
             msg = f"{head.queued_turns} inputs wait in the session already, as many as may wait"
-            raise QueueFull(msg, retry_after_s=1.0, quota="queue_max_inputs")
+            raise QueueFull(
+                msg,
+                retry_after_s=1.0,
+                quota=QuotaUse.of_session(
+                    state.uid,
+                    "queue_max_inputs",
+                    limit=command.queue_max_inputs,
+                    used=head.queued_turns,
+                ),
+            )
     _check_sequence(state, command.expected_last_sequence)
 
     queued = head.busy
@@ -351,14 +361,18 @@ def _check_sequence(state: SessionState, expected: int | None) -> None:
 def _check_quota(
     state: SessionState, artifacts: tuple[ArtifactRecord, ...], quota: ArtifactQuota
 ) -> None:
-    files = state.head.artifact_files + len(artifacts)
-    size_bytes = state.head.artifact_bytes + sum(a.size_bytes for a in artifacts)
+    head = state.head
+    files = head.artifact_files + len(artifacts)
+    size_bytes = head.artifact_bytes + sum(a.size_bytes for a in artifacts)
     if files > quota.max_files:
         msg = f"the session would have {files} artifacts, and may have {quota.max_files}"
-        raise QuotaExceeded(msg, quota="session_artifacts_max_files")
-    if size_bytes > quota.max_bytes:
+        name, limit, used = "session_artifacts_max_files", quota.max_files, head.artifact_files
+    elif size_bytes > quota.max_bytes:
         msg = f"the session's artifacts would be {size_bytes} bytes, and may be {quota.max_bytes}"
-        raise QuotaExceeded(msg, quota="session_artifacts_max_bytes")
+        name, limit, used = "session_artifacts_max_bytes", quota.max_bytes, head.artifact_bytes
+    else:
+        return
+    raise QuotaExceeded(msg, quota=QuotaUse.of_session(state.uid, name, limit=limit, used=used))
 
 
 def _check_drafts(state: SessionState, drafts: tuple[Draft, ...]) -> set[str]:

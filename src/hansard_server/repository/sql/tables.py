@@ -377,6 +377,15 @@ Index(
 )
 Index("forks_alive", forks.c.alive_until)
 
+# Of rates that processes share: when the bucket of a subject will be full again.
+buckets = Table(
+    "buckets",
+    metadata,
+    _tenant(),
+    Column("subject", String(128), primary_key=True),
+    Column("full_at", BigInteger, nullable=False),
+)
+
 schema_versions = Table(
     "schema_versions",
     metadata,
@@ -386,4 +395,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 2
+SCHEMA_MINOR = 3

@@ -32,6 +32,7 @@ from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
 from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.purge import purge_deleted
+from hansard_server.repository.sql.rates import SqlRateWrites
 from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.rows import (
     AnyRow,
@@ -92,7 +93,7 @@ _RENEW_LEASES = (
 )
 
 
-class SqlWriteTx(SqlReadTx, SqlAccessWrites):
+class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlRateWrites):
     """A WriteTx (see repository.api) on a connection whose transaction others begin and end.
 
     `changes` is what watchers are told after the commit.
