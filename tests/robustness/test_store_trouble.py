@@ -21,7 +21,7 @@ from hansard_server.repository.api import Change
 from hansard_server.repository.commands import Command, FinishTurn, RecordStep
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Job, Writer, Written
-from hansard_server.turns import keeper
+from hansard_server.turns import keeper, patience
 from hansard_server.turns.feeds import TURNS_MAX, Feeds
 from hansard_server.turns.readers import Readers, StoredEvent, TurnStopped
 from tests.support.commands import accept, finish
@@ -162,7 +162,8 @@ async def test_text_that_was_shown_is_kept_when_the_store_fails_for_long(
     hansard: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = await Talk(hansard).begin(PAUSED)
-    Failing(monkeypatch, RecordStep, after=False, times=4)
+    monkeypatch.setattr(patience, "STORE_PAUSES_S", (0.05, 0.1))
+    Failing(monkeypatch, RecordStep, after=False, times=3)
     responses = await talk.send()
     check_turn(responses)
     assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_FAILED

@@ -39,6 +39,7 @@ from hansard_server.repository.commands import (
     UnreadInput,
 )
 from hansard_server.turns.feeds import Feeds, SessionFeed
+from hansard_server.turns.patience import outlast
 from hansard_server.turns.payloads import close_call, interrupted_payload, make_draft
 from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, with_new_ids
 
@@ -310,7 +311,8 @@ class TurnEngine:
         return TurnStatus.COMPLETED, None
 
     async def _work(self, turn: TurnRecord, recorder: Recorder) -> None:
-        await self._run_agent(await self._load_context(turn), recorder)
+        context = await outlast(lambda: self._load_context(turn))
+        await self._run_agent(context, recorder)
 
     async def _end(
         self,

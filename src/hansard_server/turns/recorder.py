@@ -13,14 +13,13 @@ from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import EventRecord, TurnRecord, Usage
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.repository.commands import ArtifactQuota, Draft, RecordStep, TurnRef
+from hansard_server.turns import patience
 from hansard_server.turns.feeds import OpenText, SessionFeed
 from hansard_server.turns.payloads import decode_event, make_draft, text_payload
 
 # Every byte of a UTF-8 character but its first looks so.
 _CONTINUATION_MASK = 0xC0
 _CONTINUATION = 0x80
-STORE_PAUSES_S = (0.1, 0.5, 2.0)
-"""How long a step waits before it is tried again while the store does not answer."""
 HISTORY_MAX_BYTES = 4 * 1024 * 1024
 HISTORY_MAX_EVENTS = 256
 
@@ -116,7 +115,7 @@ class Recorder:
 
     async def _write(self, drafts: tuple[Draft, ...], usage: Usage) -> None:
         step = RecordStep(turn=self._ref, drafts=drafts, usage=usage, quota=self._artifact_quota)
-        for pause_s in STORE_PAUSES_S:
+        for pause_s in patience.STORE_PAUSES_S:
             try:
                 await self._store.submit(step)
             except StoreUnavailable:
@@ -176,7 +175,7 @@ class Recorder:
             last_sequence = tx.last_sequence(ref.tenant, ref.session_uid)
             return last_sequence, tx.scan_events(ref.tenant, ref.session_uid, scan)
 
-        self.read_sequence, page = await self._store.read(read)
+        self.read_sequence, page = await patience.outlast(lambda: self._store.read(read))
         return [decode_event(event) for event in reversed(page.events)]
 
 
@@ -190,7 +189,7 @@ async def was_written(store: Store, turn: TurnRef, drafts: Sequence[Draft]) -> b
         except EventNotFound:
             return None
 
-    event = await store.read(read)
+    event = await patience.outlast(lambda: store.read(read))
     return event is not None and event.turn_id == turn.turn_id
 
 
