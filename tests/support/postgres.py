@@ -8,11 +8,12 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,23 @@ URL_VARIABLE = "HANSARD_TEST_POSTGRES_URL"
 START_SECONDS = 60
 
 # Runs the server until its standard input ends: when the tests close it, or die. What is in the
-# databases is of no use then, so the server stops at once, and its folder goes.
+# databases is of no use then, so the server stops at once, and its folder goes. A line on standard
+# input starts the server again after it has died.
 SUPERVISOR = """
-"$1/postgres" -D "$2/data" -c listen_addresses= -c unix_socket_directories="$2" \
-    -c max_connections=200 >"$2/log" 2>&1 </dev/null &
-server=$!
-read -r _
+start() {
+    "$1/postgres" -D "$3/data" -c listen_addresses= -c unix_socket_directories="$2" \
+        -c max_connections=200 >>"$2/log" 2>&1 </dev/null &
+    server=$!
+}
+start "$1" "$2" "$3"
+while read -r _; do
+    wait "$server"
+    start "$1" "$2" "$3"
+done
+kill -CONT "$server"
 kill -QUIT "$server"
 wait "$server"
-rm -rf "$2"
+rm -rf "$2" "$3/data"
 """
 
 
@@ -45,6 +54,11 @@ class PostgresServer:
     def __init__(self, url: URL) -> None:
         self._url = url.set(drivername="postgresql+psycopg")
         self._databases: set[str] = set()
+
+    @property
+    def url(self) -> URL:
+        """The maintenance database."""
+        return self._url
 
     def create_database(self, template: str | None = None) -> str:
         """Return the SQLAlchemy URL of a new database: empty, or a copy of the template.
@@ -80,6 +94,71 @@ class PostgresServer:
             connection.execute(statement)
 
 
+class OwnPostgres(PostgresServer):
+    """A server that nobody else uses, so that it may be stopped, killed and started again."""
+
+    def __init__(
+        self, url: URL, folder: Path, data: Path, supervisor: subprocess.Popen[bytes]
+    ) -> None:
+        super().__init__(url)
+        self._folder = folder
+        self._data = data
+        self._supervisor = supervisor
+
+    def freeze(self) -> None:
+        """Have the server and all its processes stop working, without ending them."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have a frozen server go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the server and all its processes at once."""
+        pids = self._signal(signal.SIGKILL)
+        while any(_is_running(pid) for pid in pids):
+            time.sleep(0.01)
+
+    def start(self, *, standby: bool = False) -> None:
+        """Start a killed server again; return when it answers.
+
+        As a standby it only reads, until somebody promotes it.
+        """
+        if standby:
+            (self._data / "data" / "standby.signal").touch()
+        assert self._supervisor.stdin is not None
+        self._supervisor.stdin.write(b"\n")
+        self._supervisor.stdin.flush()
+        _wait_until_ready(self._url, self._folder / "log")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's main process is there."""
+        try:
+            main = int((self._data / "data" / "postmaster.pid").read_text().split()[0])
+        except FileNotFoundError:
+            return False
+        return _is_running(main)
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        main = int((self._data / "data" / "postmaster.pid").read_text().split()[0])
+        # The first is the one that would start others.
+        pids = [main]
+        os.kill(main, number)
+        for child in Path(f"/proc/{main}/task/{main}/children").read_text().split():
+            pids.append(int(child))
+            with suppress(ProcessLookupError):
+                os.kill(int(child), number)
+        return pids
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def connect(url: URL) -> psycopg.Connection[tuple[Any, ...]]:
     """Connect to a server's maintenance database, without transactions."""
     target = url.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -100,12 +179,22 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 @contextmanager
 def _started_server() -> Iterator[URL]:
+    with own_postgres() as server:
+        yield server.url
+
+
+@contextmanager
+def own_postgres(data: Path | None = None) -> Iterator[OwnPostgres]:
+    """Give a new server, which runs while the context is open; its files are in `data` if given."""
     folder = Path(tempfile.mkdtemp(prefix="hansard-postgres-"))
+    data = data or folder
     try:
         binaries, owner = _binaries_and_owner(folder)
+        if owner:
+            os.chown(data, owner["user"], owner["group"])
         subprocess.run(
             [
-                *(binaries / "initdb", "--pgdata", folder / "data", "--username=postgres"),
+                *(binaries / "initdb", "--pgdata", data / "data", "--username=postgres"),
                 *("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             ],
@@ -115,16 +204,16 @@ def _started_server() -> Iterator[URL]:
             **owner,
         )
         with subprocess.Popen(
-            ["/bin/sh", "-c", SUPERVISOR, "supervisor", binaries, folder],
+            ["/bin/sh", "-c", SUPERVISOR, "supervisor", binaries, folder, data],
             stdin=subprocess.PIPE,  # leaving the context closes it, and waits
             cwd=folder,
             start_new_session=True,  # Ctrl-C is for the tests, which then end this
             **owner,
-        ):
+        ) as supervisor:
             url = URL.create("postgresql", username="postgres", database="postgres")
             url = url.update_query_dict({"host": str(folder)})
             _wait_until_ready(url, folder / "log")
-            yield url
+            yield OwnPostgres(url, folder, data, supervisor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -471,7 +471,10 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Return when the database answers and has the schema that this code knows."""
+        """Return when the database answers and has the schema that this code knows.
+
+        After a write has failed it tries one too, until that has gone well.
+        """
         ...
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from hansard_server.repository.commands import Command, OwnedCommand
 from hansard_server.repository.sql.batch import Skipped
 from hansard_server.repository.sql.engine import EngineOptions, make_engine, reading, writing
 from hansard_server.repository.sql.migrations import check_schema
+from hansard_server.repository.sql.probe import probe_write
 from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.writer import Job, Writer, Written, run_jobs
 
@@ -33,6 +34,8 @@ _POSTGRESQL_DECIDERS = 8
 _POOL_CONNECTIONS = 18
 _DECISION_TRIES = 5
 _RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505"})
+# A standby, or a database that somebody has set to be read only.
+_READ_ONLY_SQLSTATES = frozenset({"25006"})
 
 
 class SqlStore:
@@ -48,6 +51,8 @@ class SqlStore:
         self._clock = clock
         self._listeners: list[Callable[[Change], None]] = []
         self._loop = asyncio.get_running_loop()
+        self._writes_fail = False
+        """A write has failed, and the probe has not gone well since."""
         self._sqlite = engine.dialect.name == "sqlite"
         self._readers = ThreadPoolExecutor(
             _SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS, "hansard-reader"
@@ -110,7 +115,7 @@ class SqlStore:
             self._listeners.remove(on_change)
 
     async def check(self) -> None:
-        """Return when the database answers and has a schema that this code knows."""
+        """Return when the database answers and has a schema that this code knows; see Protocol."""
         await self._answer(self._loop.run_in_executor(self._readers, self._check))
 
     async def close(self) -> None:
@@ -120,6 +125,12 @@ class SqlStore:
     def _check(self) -> None:
         with _unavailable(), self._read_engine.connect() as connection:
             check_schema(connection)
+        if self._writes_fail:
+            # Reads may work where writes do not: on a full disk, in a read-only file. Only this
+            # tells that all is well: small writes may find room where others do not.
+            with _unavailable(), self._write_engine.begin() as connection:
+                probe_write(connection)
+            self._writes_fail = False
 
     def _close(self) -> None:
         self._writer.close()
@@ -146,6 +157,8 @@ class SqlStore:
         return await self._answer(job.future)
 
     def _write_alone(self, job: Job) -> None:
+        if job.future.cancelled():
+            return
         for attempt in range(1, _DECISION_TRIES + 1):
             try:
                 with self._write_engine.begin() as connection:
@@ -158,18 +171,22 @@ class SqlStore:
             return
 
     async def _answer(self, future: asyncio.Future[T]) -> T:
-        # Shielded: what was handed to the database is done whether or not anybody still waits.
+        # Shielded: what was handed over is done even if the caller goes away.
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await asyncio.shield(future)
         except TimeoutError:
-            future.add_done_callback(_ignore_outcome)
+            # What has not begun yet is not done any more: its caller was told, and may repeat it.
+            if not future.cancel():
+                _ignore_outcome(future)
             raise StoreUnavailable("the database does not answer", retry_after_s=1.0) from None
         except asyncio.CancelledError:
             future.add_done_callback(_ignore_outcome)
             raise
 
     def _publish(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
+        if any(_is_out_of_order(done.outcome) for done in written):
+            self._writes_fail = True
         self._loop.call_soon_threadsafe(self._deliver, written, changes)
 
     def _deliver(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
@@ -196,11 +213,18 @@ def _unavailable() -> Iterator[None]:
 
 def _domain_error(error: Exception) -> Exception:
     """Return what a caller may see of a database's error; others as they are."""
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+    if _is_out_of_order(error):
         unavailable = StoreUnavailable("the database does not answer", retry_after_s=1.0)
         unavailable.__cause__ = error
         return unavailable
     return error
+
+
+def _is_out_of_order(error: object) -> bool:
+    """Tell whether the error says that the database does not do its work, whatever it is asked."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+        return True
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _READ_ONLY_SQLSTATES
 
 
 def _was_conflict(error: Exception) -> bool:

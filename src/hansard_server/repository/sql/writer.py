@@ -26,7 +26,10 @@ Decision = Callable[[SqlWriteTx], Any]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Something that waits to be written: a command, or a decision."""
+    """Something that waits to be written: a command, or a decision.
+
+    With a cancelled future it is not begun any more.
+    """
 
     work: Command | Decision
     loop: asyncio.AbstractEventLoop
@@ -77,7 +80,8 @@ class Writer:
         connection: Connection | None = None
         closing = False
         while not closing:
-            jobs, closing = self._take()
+            taken, closing = self._take()
+            jobs = [job for job in taken if not job.future.cancelled()]
             if not jobs:
                 continue
             try:
