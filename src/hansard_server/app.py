@@ -60,6 +60,7 @@ from hansard_server.domain.rates import Rate
 from hansard_server.domain.records import SessionRecord
 from hansard_server.http_door import HttpDoor
 from hansard_server.lifecycle import Calls, Closers, Drain, cancel
+from hansard_server.replicas import Replica
 from hansard_server.repository.api import Store
 from hansard_server.resources.agents import Agents
 from hansard_server.resources.paging import PageTokens
@@ -197,13 +198,16 @@ class Server:
         )
         self._run("artifact_sweep", artifact_sweep.run())
         feeds = Feeds()
-        engine = _engine(settings, store, feeds, blobs, self._clock)
+        replica = await Replica.open(settings, store, feeds)
+        engine = _engine(settings, store, feeds, blobs, self._clock, replica)
         listening = ExitStack()
         listening.enter_context(store.listen(feeds.on_change))
         listening.enter_context(store.listen(engine.on_change))
         closers.add("listening", partial(asyncio.to_thread, listening.close))
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
+        closers.add("replica", replica.close)
+        await replica.join(engine, keeper)
         closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))
         await keeper.open()
@@ -214,7 +218,7 @@ class Server:
             tokens=tokens,
             blobs=blobs,
             feeds=feeds,
-            readers=Readers(store, feeds, poll_floor_s=settings.poll_floor_s),
+            readers=Readers(store, feeds, replica.mirrors),
             engine=engine,
             forks=await self._open_forks(store, alone=alone),
             sweeper=sweeper,
@@ -394,7 +398,7 @@ def _servicers(parts: Parts) -> list[Service]:
 
 
 def _engine(
-    settings: Settings, store: Store, feeds: Feeds, blobs: Blobs, clock: Clock
+    settings: Settings, store: Store, feeds: Feeds, blobs: Blobs, clock: Clock, replica: Replica
 ) -> TurnEngine:
     def open_files(session: SessionRecord) -> StoredFiles:
         return StoredFiles(
@@ -423,7 +427,9 @@ def _engine(
             lease_s=settings.lease_s,
             text_max_bytes=limits.text_max_bytes,
             artifact_quota=artifact_quota(settings.limits),
+            address=replica.address,
         ),
+        peers=replica.peers,
     )
 
 

@@ -153,10 +153,30 @@ class Settings(BaseSettings):
     )
     poll_floor_s: float = _setting(
         5.0,
-        "A reader looks into the store after this long without news, since a hint may be lost.",
+        "How often a server looks into the store for news of the sessions that are followed, since "
+        "a hint may be lost.",
         unit="s",
         ge=0.05,
         le=600,
+    )
+    stall_s: float = _setting(
+        60.0,
+        "A stream whose client has taken nothing for so long is ended, with the place to go on "
+        "from. 0: never.",
+        unit="s",
+        ge=0,
+        le=86_400,
+    )
+    peer_listen: str = _setting(
+        "127.0.0.1:0",
+        "Where other replicas ask this one about its turns (PostgreSQL only): a private address. "
+        "Port 0: a free one.",
+        unit="host:port",
+    )
+    peer_host: str = _setting(
+        "",
+        "The host by which other replicas reach `peer_listen`. Default: the host that it names.",
+        unit="host",
     )
     request_max_bytes: int = _setting(
         4 * MIB, "Largest request message.", unit="bytes", ge=KIB, le=512 * MIB
@@ -228,7 +248,7 @@ class Settings(BaseSettings):
         le=31_536_000,
     )
 
-    @field_validator("listen")
+    @field_validator("listen", "peer_listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
         split_listen(value)

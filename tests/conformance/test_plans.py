@@ -92,6 +92,12 @@ CASES = {
         lambda tx: scan_turns(tx, after_number=5, statuses=frozenset({TurnStatus.FAILED})),
         ("turns_by_number",),
     ),
+    "get_turns": Case(lambda tx: tx.get_turns(*HERE, ["trn_1", "trn_2"]), ("turns",)),
+    "read_pulses": Case(
+        lambda tx: tx.read_pulses([HERE, (TENANT, "b")]), ("session_heads", "turns")
+    ),
+    "find_altered": Case(lambda tx: tx.find_altered(*HERE, 3, 10), ("events_altered",)),
+    "next_lease_end_s": Case(lambda tx: tx.next_lease_end_s("me"), ("turns_running",)),
     "queue_position": Case(lambda tx: tx.queue_position(*HERE, 5), ("turns_waiting",)),
     "find_unfinished_turns": Case(
         lambda tx: tx.find_unfinished_turns(10, expired_only=False), ("turns_running",)

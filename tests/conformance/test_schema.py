@@ -16,8 +16,12 @@ from hansard_server.repository.sql.migrations import SchemaMismatch, check_schem
 
 # What each database says of every column, index and constraint.
 CATALOG = {
-    "sqlite": "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'"
-    " ORDER BY name",
+    # Not the text of a table: a column that came later stands elsewhere in it.
+    "sqlite": "SELECT 'column', m.name, c.name, c.type, c.\"notnull\", c.dflt_value, c.pk"
+    " FROM sqlite_master m JOIN pragma_table_info(m.name) c"
+    " WHERE m.type = 'table' AND m.name NOT LIKE '%alembic%'"
+    " UNION ALL SELECT type, name, tbl_name, sql, '', '', '' FROM sqlite_master"
+    " WHERE type <> 'table' AND tbl_name NOT LIKE '%alembic%' ORDER BY 1, 2, 3",
     "postgresql": "SELECT 'column', table_name, column_name, column_default, is_nullable,"
     " data_type, character_maximum_length FROM information_schema.columns"
     " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"

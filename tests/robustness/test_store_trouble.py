@@ -22,8 +22,10 @@ from hansard_server.repository.commands import Command, FinishTurn, RecordStep
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Job, Writer, Written
 from hansard_server.turns import keeper, patience
-from hansard_server.turns.feeds import TURNS_MAX, Feeds
-from hansard_server.turns.readers import Readers, StoredEvent, TurnStopped
+from hansard_server.turns.catch_up import CatchUp
+from hansard_server.turns.feeds import TURNS_MAX, Feeds, StoredEvent
+from hansard_server.turns.mirrors import Mirrors
+from hansard_server.turns.readers import Readers, TurnStopped
 from tests.support.commands import accept, finish
 from tests.support.invariants import check_store
 from tests.support.records import SESSION, TENANT, with_session
@@ -242,8 +244,15 @@ async def test_reader_whose_turn_was_forgotten_hears_of_its_end(store_url: str) 
     store = await SqlStore.open(store_url)
     await with_session(store)
     feeds = Feeds()
-    # So long a floor that only news wakes the reader.
-    readers = Readers(store, feeds, poll_floor_s=600)
+    # Nobody looks into the store: only news wakes the reader.
+    catch_up = CatchUp(
+        store,
+        feeds,
+        poll_floor_s=600,
+        on_change=feeds.on_change,
+        on_pulse=lambda *_: None,
+    )
+    readers = Readers(store, feeds, Mirrors(None, own_address="", catch_up=catch_up.now))
     with store.listen(feeds.on_change), feeds.use(TENANT, SESSION.uid) as feed:
         accepted = await store.submit(accept())
         following = readers.follow_turn(feed, accepted.turn, fresh=True, deltas=True)

@@ -57,6 +57,10 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("hansard_server.config", "hansard_server.lifecycle", "CORE"),
         *("hansard_server.repository.sql", "SQL"),
     ),
+    "hansard_server.replicas": (
+        *("hansard_server.config", "hansard_server.lifecycle", "hansard_server.stores"),
+        *("hansard_server.peers", "hansard_server.turns", "CORE", "hansard_server.repository.sql"),
+    ),
     "hansard_server.__init__": (),
     "hansard_server.__main__": ("hansard_server.cli",),
     # It starts the gateway as a process; what it takes from it is how to bind a port.
@@ -101,6 +105,10 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.corpora": ("CORE", "MESSAGES", "WATCHED", "sqlglot"),
     "hansard_server.access": (
         *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "limits"),
+    ),
+    # Between processes: the wire of `turns`, as `servicers` are that of clients.
+    "hansard_server.peers": (
+        *("CORE", "hansard_server.agents", "hansard_server.turns", "MESSAGES", "GRPC"),
     ),
     "hansard_server.servicers": (
         *("CORE", "ROOMS", "MESSAGES", "WATCHED", "GRPC"),

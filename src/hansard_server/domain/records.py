@@ -185,6 +185,27 @@ class EventRecord:
     deleted_at_us: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPulse:
+    """What moves in a session: as long as it is equal, whoever follows the session misses nothing.
+
+    Attributes:
+        alteration_count: how often events were hidden, unhidden or deleted.
+        turn_id: the unfinished turn, if there is one; `turn_status` and `turn_fence` are its.
+        owner_address: where the turn's owner answers other processes; empty: nowhere.
+    """
+
+    last_sequence: int
+    deleted: bool
+    alteration_count: int
+    turn_count: int
+    queued_turns: int
+    turn_id: str | None
+    turn_status: TurnStatus | None
+    turn_fence: int
+    owner_address: str
+
+
 @dataclass(frozen=True, slots=True)
 class OpenCall:
     """A tool call of a turn that has no output yet."""

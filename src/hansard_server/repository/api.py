@@ -6,7 +6,7 @@ tenant": sweeps, and the keys that tell which tenant a caller is of. Times are w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +19,7 @@ from hansard_server.domain.records import (
     Claimed,
     EventRecord,
     EventType,
+    SessionPulse,
     SessionRecord,
     SessionRef,
     SessionView,
@@ -247,6 +248,31 @@ class ReadTx(AccessReads, Protocol):
         """Return the place of a waiting turn among the waiting ones, from 1."""
         ...
 
+    def get_turns(
+        self, tenant: str, session_uid: str, turn_ids: Collection[str]
+    ) -> Sequence[TurnRecord]:
+        """Return those of the turns that exist, in any order."""
+        ...
+
+    def read_pulses(
+        self, sessions: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], SessionPulse]:
+        """Return the pulses of sessions, (tenant, uid) each, by one statement.
+
+        A session that is gone is left out, or deleted.
+        """
+        ...
+
+    def find_altered(
+        self, tenant: str, session_uid: str, after_count: int, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """Return (number, event id) of alterations after the `after_count`-th, in order.
+
+        An event that was altered several times has its last number. With one number there may be
+        two events: they are not parted, but by a `limit` of 1.
+        """
+        ...
+
     def find_unfinished_turns(self, limit: int, *, expired_only: bool) -> Sequence[TurnRecord]:
         """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked.
 
@@ -256,6 +282,13 @@ class ReadTx(AccessReads, Protocol):
 
     def find_owned_turns(self, owner: str, limit: int) -> Sequence[TurnRecord]:
         """Return RUNNING turns, of every tenant, whose lease the owner holds."""
+        ...
+
+    def next_lease_end_s(self, owner: str) -> float | None:
+        """Return in how many seconds the next lease of another owner ends; None: there is none.
+
+        Zero or less: it has ended, or was given up.
+        """
         ...
 
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
@@ -417,7 +450,8 @@ class Change:
 
     Attributes:
         events: new events, in order; may be fewer than there are.
-        changed_ids: stored events that were hidden, unhidden or deleted.
+        altered: stored events that were hidden, unhidden or deleted, each with the number of that
+            alteration in its session, in order.
         turns: turns that were accepted, started or ended, as they are now.
         deleted: the session is gone.
     """
@@ -425,7 +459,7 @@ class Change:
     tenant: str
     session_uid: str
     events: tuple[EventRecord, ...] = ()
-    changed_ids: tuple[str, ...] = ()
+    altered: tuple[tuple[int, str], ...] = ()
     turns: tuple[TurnRecord, ...] = ()
     deleted: bool = False
 

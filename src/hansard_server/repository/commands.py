@@ -77,10 +77,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Who runs a turn, and for how long from now unless renewed. The database's clock counts."""
+    """Who runs a turn, and for how long from now unless renewed. The database's clock counts.
+
+    `address` is where other processes ask the owner about the turn, host:port; empty: nowhere.
+    """
 
     owner: str
     duration_s: float
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,13 @@ from hansard_server.domain.records import EventRecord, TurnStatus
 from hansard_server.repository.commands import Accepted
 from hansard_server.resources.paging import Page
 from hansard_server.servicers.convert import to_turn
+from hansard_server.turns.feeds import StoredEvent
 from hansard_server.turns.payloads import encode_event
 from hansard_server.turns.readers import (
     CaughtUp,
     EventAltered,
     InputQueued,
     Item,
-    StoredEvent,
     TextShown,
     TextVoided,
     TurnStopped,
@@ -77,13 +77,17 @@ class WatchStream:
         """Return the item as a serialized WatchEventsResponse."""
         if isinstance(item, StoredEvent):
             self._sequence = item.event.sequence
+            if not self._first:
+                # The same for all who watch the session.
+                if item.encoded is None:
+                    item.encoded = self._encode_event(_Watch(sequence=self._sequence), item)
+                return item.encoded
         head = _Watch(sequence=self._sequence)
         if self._first:
             head.session_uid = session_uid
             self._first = False
         if isinstance(item, StoredEvent):
-            event = encode_event(item.event, self._agent_key, self._session_key)
-            return head.SerializeToString() + _field(_WATCH_EVENT, event)
+            return self._encode_event(head, item)
         if isinstance(item, EventAltered):
             event = encode_event(item.event, self._agent_key, self._session_key)
             head.changed.event.MergeFromString(event)
@@ -92,6 +96,10 @@ class WatchStream:
         else:
             _set_item(head, item, self._agent_key, self._session_key)
         return head.SerializeToString()
+
+    def _encode_event(self, head: _Watch, item: StoredEvent) -> bytes:
+        event = encode_event(item.event, self._agent_key, self._session_key)
+        return head.SerializeToString() + _field(_WATCH_EVENT, event)
 
 
 def encode_event_page(page: Page[EventRecord], agent_key: str, session_key: str) -> bytes:

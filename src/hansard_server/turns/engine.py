@@ -39,6 +39,7 @@ from hansard_server.repository.commands import (
     UnreadInput,
 )
 from hansard_server.turns.feeds import Feeds, SessionFeed
+from hansard_server.turns.mirrors import Peers, PeerUnavailable, TurnKey
 from hansard_server.turns.patience import outlast
 from hansard_server.turns.payloads import close_call, interrupted_payload, make_draft
 from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, with_new_ids
@@ -54,8 +55,6 @@ _FINISH_RETRY_MAX_S = 2.0
 
 RunAgent = Callable[[TurnContext, TurnRecorder], Awaitable[None]]
 """Answers a turn's input: agents.loop.run_agent with its models, tools and limits."""
-TurnKey = tuple[str, str, str]
-"""A turn: (tenant, session uid, turn id)."""
 LoadContext = Callable[[TurnRecord], Awaitable[TurnContext]]
 """Returns what a turn runs under, as it is now. Raises domain errors."""
 
@@ -68,11 +67,13 @@ class EngineSettings:
         lease_s: how long a turn is left to an owner that gives no sign of life.
         text_max_bytes: a text that grows larger becomes several events.
         artifact_quota: what the files of a session together may amount to.
+        address: where other processes ask this one about its turns; empty: nowhere.
     """
 
     lease_s: float
     text_max_bytes: int
     artifact_quota: ArtifactQuota | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ class RunningTurn:
     interruption: Interruption | None = None
     lost: bool = False
 
+    def give_up(self) -> None:
+        """Stop: the turn is in other hands."""
+        self.lost = True
+        self.stop_agent()
+
     def stop_agent(self) -> None:
         """Cancel what the agent does."""
         if self.agent is not None:
@@ -114,14 +120,18 @@ class TurnEngine:
         run_agent: RunAgent,
         load_context: LoadContext,
         settings: EngineSettings,
+        peers: Peers | None = None,
     ) -> None:
-        """Make an engine that runs nothing yet."""
+        """Make an engine that runs nothing yet; `peers` are asked about turns elsewhere."""
         self.owner = secrets.token_hex(8)
+        self.on_given_up: Callable[[], None] = lambda: None
+        """Called when this process leaves a turn or a queue to others."""
         self._store = store
         self._feeds = feeds
         self._run_agent = run_agent
         self._load_context = load_context
         self._settings = settings
+        self._peers = peers
         self._running: dict[str, RunningTurn] = {}
         self._draining = False
         self._closed = False
@@ -129,7 +139,8 @@ class TurnEngine:
     @property
     def lease(self) -> Lease:
         """The lease under which this process runs turns."""
-        return Lease(owner=self.owner, duration_s=self._settings.lease_s)
+        settings = self._settings
+        return Lease(owner=self.owner, duration_s=settings.lease_s, address=settings.address)
 
     @property
     def draining(self) -> bool:
@@ -140,6 +151,12 @@ class TurnEngine:
     def turn_ids(self) -> AbstractSet[str]:
         """The turns that this process works on."""
         return self._running.keys()
+
+    @property
+    def turn_keys(self) -> AbstractSet[TurnKey]:
+        """The same turns, with their sessions."""
+        turns = (running.turn for running in self._running.values())
+        return {(turn.tenant, turn.session_uid, turn.id) for turn in turns}
 
     @property
     def leased(self) -> list[TurnKey]:
@@ -172,31 +189,67 @@ class TurnEngine:
         running.task = asyncio.create_task(self._run(running), name=f"turn-{turn.id}")
 
     async def interrupt(self, turn: TurnRecord, interruption: Interruption) -> None:
-        """End a running turn: by its task if it runs here, else by taking it from its owner.
+        """End a running turn: by its owner, this process or another, else by taking it from there.
 
         Does nothing when the turn has ended meanwhile.
         """
-        running = self._running.get(turn.id)
-        if running is not None and running.task is not None:
-            running.interruption = running.interruption or interruption
-            running.stop_agent()
-            await asyncio.wait([running.task], timeout=INTERRUPT_PATIENCE_S)
-            if running.task.done():
+        if turn.id in self._running:
+            if await self.interrupt_here(turn.id, interruption):
                 return
-            running.lost = True
+        elif await self._ask_owner(turn, interruption):
+            return
         with contextlib.suppress(LeaseLost):
             taken = await self._take(turn, force=True)
             await self._end(taken, TurnStatus.INTERRUPTED, None, (), Usage(), interruption)
 
+    async def interrupt_here(self, turn_id: str, interruption: Interruption) -> bool:
+        """End a turn that runs here; return whether it ended in time. If not, it is given up."""
+        running = self._running.get(turn_id)
+        if running is None or running.task is None:
+            return False
+        running.interruption = running.interruption or interruption
+        running.stop_agent()
+        await asyncio.wait([running.task], timeout=INTERRUPT_PATIENCE_S)
+        if running.task.done():
+            return True
+        running.lost = True
+        return False
+
+    async def _ask_owner(self, turn: TurnRecord, interruption: Interruption) -> bool:
+        """Have the process that runs the turn end it; return whether it did."""
+        if self._peers is None:
+            return False
+        session = (turn.tenant, turn.session_uid)
+        pulse = (await self._store.read(lambda tx: tx.read_pulses([session]))).get(session)
+        if pulse is None or pulse.turn_id != turn.id:
+            return False
+        address = pulse.owner_address
+        if address in {"", self._settings.address}:
+            return False
+        try:
+            async with asyncio.timeout(INTERRUPT_PATIENCE_S):
+                await self._peers.interrupt_turn(
+                    address, (*session, turn.id), interruption.reason, interruption.claim
+                )
+        except (PeerUnavailable, TimeoutError):
+            _log.info("interrupt_by_force", turn_id=turn.id)
+            return False
+        return True
+
     def on_change(self, change: Change) -> None:
-        """Stop working for a session that was deleted; to be given to Store.listen."""
-        if not change.deleted:
-            return
-        for running in self._running.values():
-            turn = running.turn
-            if (turn.tenant, turn.session_uid) == (change.tenant, change.session_uid):
-                running.lost = True
-                running.stop_agent()
+        """Stop working for a session that was deleted, and on turns that others have taken.
+
+        To be given to Store.listen.
+        """
+        if change.deleted:
+            for running in self._running.values():
+                turn = running.turn
+                if (turn.tenant, turn.session_uid) == (change.tenant, change.session_uid):
+                    running.give_up()
+        for turn in change.turns:
+            mine = self._running.get(turn.id)
+            if mine is not None and turn.fence > mine.turn.fence:
+                mine.give_up()
 
     async def _wait_for_turns(self, timeout_s: float | None) -> None:
         tasks = [running.task for running in self._running.values() if running.task is not None]
@@ -241,7 +294,8 @@ class TurnEngine:
                 del self._running[turn.id]
                 if feed.text is not None and feed.text.turn_id == turn.id:
                     feed.text = None
-                    feed.wake()
+                # Peers who follow the turn here have to look elsewhere.
+                feed.wake()
 
     async def _run_to_its_end(self, running: RunningTurn, feed: SessionFeed) -> None:
         turn = running.turn
@@ -260,6 +314,7 @@ class TurnEngine:
                 drafts, usage = recorder.take()
                 await self._store.submit(HandOn(turn=turn_ref(turn), drafts=drafts, usage=usage))
                 _log.info("turn_handed_on", turn_id=turn.id)
+                self.on_given_up()
                 return
             # A text that the model did not come to end is stored as readers have seen it.
             recorder.end_text(partial=status is not TurnStatus.COMPLETED)
@@ -344,6 +399,9 @@ class TurnEngine:
         finished = await self._submit_end(command)
         if finished.next_turn is not None:
             self.start(finished.next_turn)
+        elif self._draining:
+            # Something may wait in the session.
+            self.on_given_up()
 
     async def _submit_end(self, command: FinishTurn) -> Finished:
         # A turn must end: nobody else would do it while this process holds the lease.

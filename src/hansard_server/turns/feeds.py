@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hansard_server.agents.api import TextKind
-from hansard_server.domain.records import EventRecord, TurnRecord
+from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord
 from hansard_server.repository.api import Change
+from hansard_server.turns.turnstile import Turnstile
 
 TAIL_MAX_EVENTS = 64
 TAIL_MAX_BYTES = 256 * 1024
 TURNS_MAX = 16
-CHANGED_MAX = 256
+ALTERED_MAX = 256
 
 SessionUid = tuple[str, str]
 """(tenant, session uid)."""
+Altered = tuple[int, str]
+"""The number of an alteration, and the event that it changed."""
 
 
 @dataclass(slots=True)
@@ -36,8 +39,25 @@ class OpenText:
 
 
 @dataclass(slots=True)
+class StoredEvent:
+    """An event, which is on disk. All readers of a session are given the same object.
+
+    `encoded` is for whoever serves them: what the event is on the wire, made once.
+    """
+
+    event: EventRecord
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
 class SessionFeed:
-    """The newest events of one session, the text that is open in it, and a wake-up."""
+    """The newest events of one session, the text that is open in it, and a wake-up.
+
+    Attributes:
+        pulse: how the session was when it was last compared with the store.
+        alteration_count: how many alterations of the session are known; None: nobody has looked.
+        delta_readers: how many readers want the open text.
+    """
 
     text: OpenText | None = None
     deleted: bool = False
@@ -46,40 +66,45 @@ class SessionFeed:
     last_sequence: int = 0
     version: int = 0
     users: int = 0
+    delta_readers: int = 0
+    pulse: SessionPulse | None = None
+    alteration_count: int | None = None
     turns: OrderedDict[str, TurnRecord] = field(default_factory=OrderedDict)
-    _tail: deque[EventRecord] = field(default_factory=deque)
+    _tail: deque[StoredEvent] = field(default_factory=deque)
     _tail_bytes: int = 0
-    _changed: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=CHANGED_MAX))
-    _changed_count: int = 0
-    _waiters: asyncio.Event = field(default_factory=asyncio.Event)
+    _altered: deque[Altered] = field(default_factory=deque)
+    _altered_since: int = 0
+    _waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    _turnstile: Turnstile = field(default_factory=Turnstile)
 
     def wake(self) -> None:
-        """Wake everybody who waits."""
+        """Wake everybody who waits, a few at a time."""
         self.version += 1
-        self._waiters.set()
-        self._waiters = asyncio.Event()
+        if self._waiters:
+            self._turnstile.admit(self._waiters)
+            self._waiters = deque()
 
-    async def wait(self, seen_version: int, timeout_s: float) -> None:
-        """Return when something has come since `seen_version`, or when the time is over."""
+    async def wait(self, seen_version: int) -> None:
+        """Return when something has come since `seen_version`."""
         if self.version != seen_version:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._waiters.wait()
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+            raise
 
     def apply(self, change: Change) -> None:
         """Take in what a commit did."""
         for event in change.events:
             self._add(event)
         for turn in change.turns:
-            self._put_turn(turn)
-        if change.changed_ids:
-            # What the tail holds may not be so any more.
-            self._tail.clear()
-            self._tail_bytes = 0
-        for event_id in change.changed_ids:
-            self._changed_count += 1
-            self._changed.append((self._changed_count, event_id))
+            self.put_turn(turn)
+        if change.altered:
+            self._alter(change.altered)
         self.deleted = self.deleted or change.deleted
         self.wake()
 
@@ -88,19 +113,58 @@ class SessionFeed:
         self.turns.setdefault(turn.id, turn)
         self._add(event)
 
-    def events_after(self, sequence: int) -> list[EventRecord] | None:
+    def learn(self, pulse: SessionPulse) -> None:
+        """Take in how the session is, for a reader that begins with what the store has."""
+        if self.pulse is None:
+            self.pulse = pulse
+        if self.alteration_count is None:
+            self.alteration_count = self._altered_since = pulse.alteration_count
+        if pulse.last_sequence > self.last_sequence:
+            self._forget_tail()
+            self.last_sequence = pulse.last_sequence
+            self.wake()
+
+    def agrees_with(self, pulse: SessionPulse) -> bool:
+        """Tell whether the feed knows all that the session's pulse tells of."""
+        if pulse == self.pulse:
+            return True
+        running = None if pulse.turn_id is None else self.turns.get(pulse.turn_id)
+        known = pulse.turn_id is None or (
+            running is not None
+            and (running.status, running.fence) == (pulse.turn_status, pulse.turn_fence)
+        )
+        others = any(not t.status.ended and t.id != pulse.turn_id for t in self.turns.values())
+        return (
+            known
+            and not others
+            and not pulse.deleted
+            and pulse.last_sequence <= self.last_sequence
+            and pulse.alteration_count == (self.alteration_count or 0)
+        )
+
+    def events_after(self, sequence: int) -> list[StoredEvent] | None:
         """Return the events after a sequence without a gap; None: the store has to be read."""
         if self.last_sequence <= sequence:
             return []
-        if not self._tail or self._tail[0].sequence > sequence + 1:
+        if not self._tail or self._tail[0].event.sequence > sequence + 1:
             return None
-        return [event for event in self._tail if event.sequence > sequence]
+        first = self._tail[0].event.sequence
+        return [self._tail[place] for place in range(sequence + 1 - first, len(self._tail))]
 
-    def changed_after(self, count: int) -> tuple[int, list[str]]:
-        """Return the count of changes, and the events that changed after the `count`-th one."""
-        return self._changed_count, [id_ for number, id_ in self._changed if number > count]
+    def holds(self, event_id: str) -> bool:
+        """Tell whether the event is among the newest ones."""
+        return any(item.event.id == event_id for item in self._tail)
 
-    def _put_turn(self, turn: TurnRecord) -> None:
+    def altered_after(self, number: int) -> list[Altered] | None:
+        """Return the alterations after the `number`-th; None: the store has to be read."""
+        if number >= (self.alteration_count or 0):
+            return []
+        if number < self._altered_since:
+            return None
+        return [altered for altered in self._altered if altered[0] > number]
+
+    def put_turn(self, turn: TurnRecord) -> None:
+        """Take in how a turn is, unless more is known of it."""
         known = self.turns.get(turn.id)
         # Commits of several threads may be told out of order.
         if known is not None and _age(known) > _age(turn):
@@ -111,17 +175,36 @@ class SessionFeed:
             self.turns.popitem(last=False)
             self.forgot_turns = True
 
+    def _alter(self, altered: Sequence[Altered]) -> None:
+        # What the tail holds may not be so any more.
+        self._forget_tail()
+        known = self.alteration_count
+        first, last = altered[0][0], altered[-1][0]
+        if known is not None and last <= known:
+            return
+        if known is None or first > known + 1:
+            # What lies between is in the store.
+            self._altered.clear()
+            self._altered_since = first - 1
+        self.alteration_count = last
+        self._altered.extend(a for a in altered if a[0] > (known or 0))
+        while len(self._altered) > ALTERED_MAX:
+            self._altered_since = self._altered.popleft()[0]
+
+    def _forget_tail(self) -> None:
+        self._tail.clear()
+        self._tail_bytes = 0
+
     def _add(self, event: EventRecord) -> None:
         if event.sequence <= self.last_sequence:
             return
         if event.sequence != self.last_sequence + 1:
-            self._tail.clear()
-            self._tail_bytes = 0
+            self._forget_tail()
         self.last_sequence = event.sequence
-        self._tail.append(event)
+        self._tail.append(StoredEvent(event))
         self._tail_bytes += len(event.payload)
         while len(self._tail) > TAIL_MAX_EVENTS or self._tail_bytes > TAIL_MAX_BYTES:
-            self._tail_bytes -= len(self._tail.popleft().payload)
+            self._tail_bytes -= len(self._tail.popleft().event.payload)
             if not self._tail:
                 break
         if self.text is not None and self.text.event_id == event.id:
@@ -138,13 +221,16 @@ class Feeds:
     def __init__(self) -> None:
         """Start with none."""
         self._feeds: dict[SessionUid, SessionFeed] = {}
+        self._turnstile = Turnstile()
         self.draining = False
 
     @contextlib.contextmanager
     def use(self, tenant: str, session_uid: str) -> Iterator[SessionFeed]:
         """Hold the session's feed; it takes in every commit of this process until exit."""
         key = (tenant, session_uid)
-        feed = self._feeds.setdefault(key, SessionFeed())
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = SessionFeed(_turnstile=self._turnstile)
         feed.users += 1
         try:
             yield feed
@@ -152,6 +238,20 @@ class Feeds:
             feed.users -= 1
             if feed.users == 0:
                 del self._feeds[key]
+
+    def get(self, session: SessionUid) -> SessionFeed | None:
+        """Return the session's feed, if it is in use."""
+        return self._feeds.get(session)
+
+    @property
+    def sessions(self) -> Collection[SessionUid]:
+        """The sessions whose feeds are in use."""
+        return self._feeds.keys()
+
+    @property
+    def turnstile(self) -> Turnstile:
+        """What all readers pass through."""
+        return self._turnstile
 
     def on_change(self, change: Change) -> None:
         """Take in what a commit did; to be given to Store.listen."""

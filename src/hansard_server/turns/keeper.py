@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import structlog
@@ -15,6 +16,7 @@ from hansard_server.turns.engine import TurnEngine
 _log = structlog.get_logger("hansard.turns")
 
 RECOVERY_INTERVAL_S = 5.0
+RECOVERY_PAUSE_S = 0.1
 _RECOVERY_BATCH = 100
 
 
@@ -32,6 +34,7 @@ class TurnKeeper:
         self._lease_s = lease_s
         self._alone = alone
         self._unknown: set[str] = set()
+        self._free = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -44,6 +47,10 @@ class TurnKeeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def look(self) -> None:
+        """Look soon for what nobody serves: another process has given something up."""
+        self._free.set()
 
     async def recover(self, *, at_start: bool = False) -> None:
         """Take over turns that have lost their owner, and start what waits where nothing runs."""
@@ -66,14 +73,24 @@ class TurnKeeper:
 
     async def _keep(self) -> None:
         """Renew the leases, and look for turns and queues that nobody serves."""
+        loop = asyncio.get_running_loop()
         interval_s = min(self._lease_s / 3, RECOVERY_INTERVAL_S)
+        renew_at = loop.time() + interval_s
+        recover_at = renew_at
         while True:
-            await asyncio.sleep(interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(renew_at, recover_at)):
+                    await self._free.wait()
+            self._free.clear()
+            recover_at = loop.time() + interval_s
             try:
-                await self._renew_leases()
-                await self._adopt()
+                if loop.time() >= renew_at:
+                    renew_at = recover_at
+                    await self._renew_leases()
+                    await self._adopt()
                 if not self._engine.draining:
                     await self.recover()
+                    recover_at = loop.time() + await self._next_recovery_s(interval_s)
             except StoreUnavailable:
                 _log.warning("turn_keeper_waits", reason=StoreUnavailable.reason)
             except Exception:  # noqa: BLE001 - logged with its traceback; the next round tries again
@@ -86,6 +103,16 @@ class TurnKeeper:
         if keys:
             lease_s = self._lease_s
             await self._store.write(lambda tx: tx.renew_leases(self._engine.owner, keys, lease_s))
+
+    async def _next_recovery_s(self, interval_s: float) -> float:
+        """Return when to look again: as soon as the lease of another process may have run out."""
+        if self._alone:
+            return interval_s
+        owner = self._engine.owner
+        ends_s = await self._store.read(lambda tx: tx.next_lease_end_s(owner))
+        if ends_s is None:
+            return interval_s
+        return min(max(ends_s, RECOVERY_PAUSE_S), interval_s)
 
     async def _adopt(self) -> None:
         """Take up turns that the store gave this process without its hearing of it.

@@ -6,7 +6,7 @@ asked for its next item. One that is slow simply gets larger deltas.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
@@ -17,20 +17,21 @@ from hansard_server.domain.errors import (
     SessionNotFound,
 )
 from hansard_server.domain.limits import SCAN_MAX_ROWS
-from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
+from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord, TurnStatus
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
-from hansard_server.turns.feeds import Feeds, SessionFeed, SessionUid
+from hansard_server.turns.feeds import (
+    ALTERED_MAX,
+    Altered,
+    Feeds,
+    SessionFeed,
+    SessionUid,
+    StoredEvent,
+)
+from hansard_server.turns.mirrors import Mirrors
 from hansard_server.turns.payloads import TEXT_TYPES
 
 PAGE_MAX_EVENTS = 100
 PAGE_MAX_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event, which is on disk."""
-
-    event: EventRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,14 @@ class Cursor:
         sequence: int,
         turn_id: str | None = None,
         deltas: bool = False,
+        caught_up_at: int | None = None,
     ) -> None:
-        """Stand at `sequence` of the session; only events of `turn_id`, if given, are delivered."""
+        """Stand at `sequence` of the session; only events of `turn_id`, if given, are delivered.
+
+        With `caught_up_at` the cursor says when it has come so far, and is live from then on.
+        """
         self.sequence = sequence
+        self._caught_up_at = caught_up_at
         self.live = False
         """Events from now on are seen as they happen: their texts are told as deltas too."""
         self._store = store
@@ -112,19 +118,27 @@ class Cursor:
         """
         events = None if from_store else self._feed.events_after(self.sequence)
         if events is not None:
-            for event in events:
-                for item in self._deliver(event):
+            for stored in events:
+                for item in self._deliver(stored):
                     yield item
             return
         while True:
             last_sequence, page = await self._store.read(self._read_page)
             for event in page.events:
-                for item in self._deliver(event):
+                for item in self._deliver(StoredEvent(event)):
                     yield item
             if page.resume_at is None:
                 break
             self.sequence = max(self.sequence, page.resume_at)
         self.sequence = max(self.sequence, last_sequence)
+
+    def caught_up(self) -> list[Item]:
+        """Return CaughtUp, once, when the cursor has come so far."""
+        if self._caught_up_at is None or self.sequence < self._caught_up_at:
+            return []
+        self._caught_up_at = None
+        self.live = True
+        return [CaughtUp()]
 
     def open_text(self) -> list[Item]:
         """Return what is new of the open text, if everything before it has been delivered."""
@@ -154,7 +168,8 @@ class Cursor:
         )
         return tx.last_sequence(*self._session), tx.scan_events(*self._session, scan)
 
-    def _deliver(self, event: EventRecord) -> list[Item]:
+    def _deliver(self, stored: StoredEvent) -> list[Item]:
+        event = stored.event
         if event.sequence <= self.sequence:
             return []
         self.sequence = event.sequence
@@ -171,7 +186,9 @@ class Cursor:
                 if len(content) > self._shown_bytes:
                     items.append(self._show(event.id, kind, content))
                 self._shown_id, self._shown_bytes = None, 0
-        items.append(StoredEvent(event))
+        items.append(stored)
+        if self._caught_up_at is not None:
+            items += self.caught_up()
         return items
 
     def _show(self, event_id: str, kind: TextKind, content: bytes | bytearray) -> TextShown:
@@ -182,11 +199,11 @@ class Cursor:
 class Readers:
     """Follows turns and sessions for whoever reads them."""
 
-    def __init__(self, store: Store, feeds: Feeds, *, poll_floor_s: float) -> None:
-        """Read from `store`, woken by `feeds` and at the latest after `poll_floor_s`."""
+    def __init__(self, store: Store, feeds: Feeds, mirrors: Mirrors) -> None:
+        """Read from `store`, woken by `feeds`; `mirrors` show there what other processes make."""
         self._store = store
         self._feeds = feeds
-        self._poll_floor_s = poll_floor_s
+        self._mirrors = mirrors
 
     async def follow_turn(
         self,
@@ -203,40 +220,39 @@ class Readers:
         store is read first. `from_sequence`: where to begin; 0: at the turn's start. Raises
         ServerShuttingDown on a drain, SessionNotFound when the session is deleted.
         """
-        from_store = not fresh
-        if from_store:
-            turn = await self._read_turn(turn)
-        after_sequence = max((from_sequence or turn.first_sequence) - 1, 0)
         session = (turn.tenant, turn.session_uid)
+        if not fresh:
+            await self._learn(feed, session, turn.id)
+        turn = feed.turns.get(turn.id, turn)
         cursor = Cursor(
             self._store,
             feed,
             session,
-            sequence=after_sequence,
+            sequence=max((from_sequence or turn.first_sequence) - 1, 0),
             turn_id=turn.id,
             deltas=deltas,
         )
-        cursor.live = not from_store
-        while True:
-            version = feed.version
-            known = feed.turns.get(turn.id)
-            if from_store or (known is None and feed.forgot_turns):
-                turn = await self._read_turn(turn)
-            elif known is not None:
-                turn = known
-            if turn.status is not TurnStatus.QUEUED:
-                # While it waits there is nothing of it; what others write meanwhile is skipped.
-                cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)
-                async for item in cursor.stored(from_store=from_store):
-                    yield item
-                for item in cursor.open_text():
-                    yield item
-            cursor.live = True
-            if _stopped(turn) and cursor.sequence >= turn.last_sequence:
-                yield TurnStopped(turn)
-                return
-            self._check_open(feed, session, cursor.sequence)
-            from_store = await self._wait(feed, version)
+        cursor.live = fresh
+        from_store = not fresh
+        with self._mirrors.showing(session, feed, wanted=deltas):
+            while True:
+                version = feed.version
+                turn = feed.turns.get(turn.id) or await self._learn(feed, session, turn.id)
+                if turn.status is not TurnStatus.QUEUED:
+                    # While it waits there is nothing of it; what others write then is skipped.
+                    cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)
+                    behind = feed.last_sequence < turn.last_sequence
+                    async for item in cursor.stored(from_store=from_store or behind):
+                        yield item
+                    for item in cursor.open_text():
+                        yield item
+                cursor.live = True
+                if _stopped(turn) and cursor.sequence >= turn.last_sequence:
+                    yield TurnStopped(turn)
+                    return
+                self._check_open(feed, session, cursor.sequence)
+                await feed.wait(version)
+                from_store = False
 
     async def follow_session(
         self, feed: SessionFeed, session: SessionUid, *, after_sequence: int, deltas: bool
@@ -246,38 +262,43 @@ class Readers:
         Raises ServerShuttingDown on a drain, SessionNotFound when the session is deleted,
         CursorOutOfRange when `after_sequence` is ahead of the session.
         """
-        altered_count, _ = feed.changed_after(0)
         told = {turn.id for turn in feed.turns.values() if _stopped(turn)}
-        last_sequence = await self._store.read(lambda tx: tx.last_sequence(*session))
+        pulse = await self._store.read(lambda tx: _read_pulse(tx, session))
+        feed.learn(pulse)
+        last_sequence, alteration = pulse.last_sequence, pulse.alteration_count
         if after_sequence > last_sequence:
             raise _cursor_ahead(after_sequence, last_sequence)
-        cursor = Cursor(self._store, feed, session, sequence=after_sequence, deltas=deltas)
+        cursor = Cursor(
+            self._store,
+            feed,
+            session,
+            sequence=after_sequence,
+            deltas=deltas,
+            caught_up_at=last_sequence,
+        )
         from_store = True
-        while True:
-            version = feed.version
-            if not cursor.live and cursor.sequence >= last_sequence:
-                cursor.live = True
-                yield CaughtUp()
-            async for item in cursor.stored(from_store=from_store):
-                yield item
-                if not cursor.live and cursor.sequence >= last_sequence:
-                    cursor.live = True
-                    yield CaughtUp()
-            for item in cursor.open_text():
-                yield item
-            altered_count, altered_ids = feed.changed_after(altered_count)
-            for altered in await self._read_altered(session, altered_ids, cursor.sequence):
-                yield altered
-            if deltas and feed.last_sequence <= cursor.sequence:
-                for turn in _newly_stopped(feed, told):
-                    yield TurnStopped(turn)
-            self._check_open(feed, session, cursor.sequence)
-            from_store = await self._wait(feed, version)
-
-    async def _wait(self, feed: SessionFeed, version: int) -> bool:
-        """Wait for news; return whether the store has to be read, since none came."""
-        await feed.wait(version, self._poll_floor_s)
-        return feed.version == version
+        turnstile = self._feeds.turnstile
+        with self._mirrors.showing(session, feed, wanted=deltas):
+            while True:
+                version = feed.version
+                for item in cursor.caught_up():
+                    yield item
+                async for item in cursor.stored(from_store=from_store):
+                    yield item
+                    await turnstile.enter()
+                for item in (*cursor.caught_up(), *cursor.open_text()):
+                    yield item
+                async for number, event in self._altered(feed, session, alteration):
+                    alteration = number
+                    # What was not delivered yet will come so anyway.
+                    if event.sequence <= cursor.sequence:
+                        yield EventAltered(event)
+                if deltas and feed.last_sequence <= cursor.sequence:
+                    for turn in _newly_stopped(feed, told):
+                        yield TurnStopped(turn)
+                self._check_open(feed, session, cursor.sequence)
+                await feed.wait(version)
+                from_store = False
 
     def _check_open(self, feed: SessionFeed, session: SessionUid, sequence: int) -> None:
         if feed.deleted:
@@ -286,23 +307,34 @@ class Readers:
         if self._feeds.draining:
             raise shutting_down(session[1], sequence)
 
-    async def _read_turn(self, turn: TurnRecord) -> TurnRecord:
-        def read(tx: ReadTx) -> TurnRecord:
-            tx.last_sequence(turn.tenant, turn.session_uid)
-            return tx.get_turn(turn.tenant, turn.session_uid, turn.id)
-
-        return await self._store.read(read)
-
-    async def _read_altered(
-        self, session: SessionUid, event_ids: Sequence[str], up_to_sequence: int
-    ) -> list[EventAltered]:
-        """Return the events as they are now; what was not delivered yet will come so anyway."""
-        if not event_ids:
-            return []
-        events = await self._store.read(
-            lambda tx: [tx.get_event(*session, event_id) for event_id in event_ids]
+    async def _learn(self, feed: SessionFeed, session: SessionUid, turn_id: str) -> TurnRecord:
+        """Return the turn as the store has it; the feed knows it, and its session, from then on."""
+        pulse, turn = await self._store.read(
+            lambda tx: (_read_pulse(tx, session), tx.get_turn(*session, turn_id))
         )
-        return [EventAltered(event) for event in events if event.sequence <= up_to_sequence]
+        feed.put_turn(turn)
+        feed.learn(pulse)
+        return turn
+
+    async def _altered(
+        self, feed: SessionFeed, session: SessionUid, after: int
+    ) -> AsyncGenerator[tuple[int, EventRecord], None]:
+        """Yield the alterations after the `after`-th, each with its event as it is now."""
+        while after < (feed.alteration_count or 0):
+            altered = feed.altered_after(after)
+
+            def read(
+                tx: ReadTx, known: list[Altered] | None = altered, after: int = after
+            ) -> list[tuple[int, EventRecord]]:
+                found = known or tx.find_altered(*session, after, ALTERED_MAX)
+                return [(number, tx.get_event(*session, id_)) for number, id_ in found]
+
+            events = await self._store.read(read)
+            for number, event in events:
+                yield number, event
+            if not events:
+                return
+            after = events[-1][0]
 
 
 def shutting_down(session_uid: str, sequence: int) -> ServerShuttingDown:
@@ -312,6 +344,14 @@ def shutting_down(session_uid: str, sequence: int) -> ServerShuttingDown:
         retry_after_s=1.0,
         metadata={"session_uid": session_uid, "sequence": str(sequence)},
     )
+
+
+def _read_pulse(tx: ReadTx, session: SessionUid) -> SessionPulse:
+    pulse = tx.read_pulses([session]).get(session)
+    if pulse is None or pulse.deleted:
+        msg = "There is no such session."
+        raise SessionNotFound(msg)
+    return pulse
 
 
 def _cursor_ahead(sequence: int, last_sequence: int) -> CursorOutOfRange:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, bindparam, select, update
 from hansard_server.domain.errors import EventNotFound, SessionBusy
 from hansard_server.domain.records import EventRecord, HideReason
 from hansard_server.repository.api import Alteration
-from hansard_server.repository.sql.rows import event_record
-from hansard_server.repository.sql.tables import events
+from hansard_server.repository.sql.rows import AnyRow, event_record
+from hansard_server.repository.sql.tables import events, session_heads
 
 _OF_SESSION = (
     events.c.tenant == bindparam("of_tenant"),
@@ -23,24 +23,34 @@ _PAIR = select(events).where(
     events.c.tool_call_id.is_not(None),
 )
 _UPDATE = update(events).where(*_OF_SESSION, events.c.sequence == bindparam("of_sequence"))
-_HIDE = _UPDATE.values(hide_reason=bindparam("reason"))
-_DELETE = _UPDATE.values(deleted_at=bindparam("now"), payload=b"", size_bytes=0)
+_HIDE = _UPDATE.values(hide_reason=bindparam("reason"), alteration=bindparam("number"))
+_DELETE = _UPDATE.values(
+    deleted_at=bindparam("now"), payload=b"", size_bytes=0, alteration=bindparam("number")
+)
+_COUNT = (
+    update(session_heads)
+    .where(
+        session_heads.c.tenant == bindparam("of_tenant"),
+        session_heads.c.session_uid == bindparam("of_uid"),
+    )
+    .values(alteration_count=bindparam("number"))
+)
 
 
 def alter_event(
     connection: Connection,
-    session: tuple[str, str],
-    unfinished_turn_id: str | None,
+    head: AnyRow,
     event_id: str,
     alteration: Alteration,
     now_us: int,
 ) -> tuple[EventRecord, list[str]]:
     """Alter an event, and the other half of its call; return it as it is then, and whose changed.
 
-    The session's head is locked. Raises EventNotFound; SessionBusy for an event of its unfinished
-    turn.
+    `head` is the session's, locked. Raises EventNotFound; SessionBusy for an event of its
+    unfinished turn.
     """
-    of_session = {"of_tenant": session[0], "of_uid": session[1]}
+    of_session = {"of_tenant": head.tenant, "of_uid": head.session_uid}
+    unfinished_turn_id = head.unfinished_turn_id
     row = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one_or_none()
     if row is None:
         raise EventNotFound.of_field("event_id", f"there is no event {event_id!r}")
@@ -53,12 +63,14 @@ def alter_event(
     if changed:
         statement = _DELETE if alteration is Alteration.DELETE else _HIDE
         reason = HideReason.NONE if alteration is Alteration.UNHIDE else HideReason.MANUAL
-        values: dict[str, int] = {"reason": int(reason)}
+        number = head.alteration_count + 1
+        values: dict[str, int] = {"reason": int(reason), "number": number}
         if alteration is Alteration.DELETE:
-            values = {"now": now_us}
+            values = {"now": now_us, "number": number}
         connection.execute(
             statement, [{**of_session, **values, "of_sequence": r.sequence} for r in changed]
         )
+        connection.execute(_COUNT, {**of_session, "number": number})
     after = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one()
     return event_record(after), [r.id for r in changed]
 

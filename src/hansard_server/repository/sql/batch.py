@@ -380,7 +380,7 @@ def _head_update(state: SessionState) -> dict[str, Any]:
 
 
 def _held_turn(row: Any) -> HeldTurn:
-    return HeldTurn(turn_record(row), row.lease_owner, row.lease_until)
+    return HeldTurn(turn_record(row), row.lease_owner, row.lease_until, row.lease_address)
 
 
 def _turn_row(held: HeldTurn) -> dict[str, Any]:
@@ -388,6 +388,7 @@ def _turn_row(held: HeldTurn) -> dict[str, Any]:
         **turn_values(held.record),
         "lease_owner": held.lease_owner,
         "lease_until": held.lease_until_us,
+        "lease_address": held.lease_address,
     }
 
 

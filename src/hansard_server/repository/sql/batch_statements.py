@@ -100,6 +100,7 @@ TURN_COLUMNS = (
     "steered_sequence",
     "lease_owner",
     "lease_until",
+    "lease_address",
     "fence",
     "started_at",
     "ended_at",

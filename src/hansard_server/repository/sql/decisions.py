@@ -171,7 +171,7 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
 def _steer(state: SessionState, held: HeldTurn, command: AcceptInput) -> Accepted:
     event = state.write_event(command.input, held.record.id)
     turn = replace(held.record, last_sequence=event.sequence, steered_sequence=event.sequence)
-    state.put_turn(HeldTurn(turn, held.lease_owner, held.lease_until_us))
+    state.put_turn(replace(held, record=turn))
     if command.claim is not None:
         state.claim(
             (ClaimScope.SEND_EVENT, command.claim.request_id),
@@ -197,7 +197,7 @@ def record_step(state: SessionState, command: RecordStep) -> Recorded:
     turn = replace(turn, usage=turn.usage + command.usage)
     state.head.usage += command.usage
     state.head_changed = True
-    state.put_turn(HeldTurn(turn, held.lease_owner, held.lease_until_us))
+    state.put_turn(replace(held, record=turn))
     return Recorded(events=tuple(written), last_sequence=state.head.last_sequence)
 
 

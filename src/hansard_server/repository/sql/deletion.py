@@ -38,6 +38,7 @@ _END_TURNS = (
         pending_calls=b"",
         lease_owner=None,
         lease_until=None,
+        lease_address=None,
     )
 )
 # Two statements, since an index leads to each: a session may have any number of ended turns.

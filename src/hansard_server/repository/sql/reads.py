@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select
 
+from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.errors import (
     AgentNotFound,
     ArtifactNotFound,
@@ -19,10 +20,12 @@ from hansard_server.domain.records import (
     ArtifactRecord,
     Claimed,
     EventRecord,
+    SessionPulse,
     SessionRecord,
     SessionRef,
     SessionView,
     TurnRecord,
+    TurnStatus,
 )
 from hansard_server.repository.api import (
     ArtifactTotals,
@@ -226,6 +229,39 @@ class SqlReadTx(SqlAccessReads):
         )
         return 0 if row is None else int(row[0])
 
+    def get_turns(
+        self, tenant: str, session_uid: str, turn_ids: Collection[str]
+    ) -> Sequence[TurnRecord]:
+        """Return those of the turns that exist, in any order."""
+        keys = encode_keys({(turn_id,) for turn_id in turn_ids})
+        rows = self._all(statements.TURNS_BY_ID, tenant=tenant, session_uid=session_uid, **keys)
+        return [turn_record(row) for row in rows]
+
+    def read_pulses(
+        self, sessions: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], SessionPulse]:
+        """Return the pulses of sessions, (tenant, uid) each, by one statement."""
+        rows = self._all(statements.PULSES, **encode_keys(set(sessions)))
+        return {(row.tenant, row.session_uid): _session_pulse(row) for row in rows}
+
+    def find_altered(
+        self, tenant: str, session_uid: str, after_count: int, limit: int
+    ) -> Sequence[tuple[int, str]]:
+        """Return (number, event id) of alterations after the `after_count`-th; see the Protocol."""
+        rows = self._all(
+            statements.ALTERED_EVENTS,
+            tenant=tenant,
+            session_uid=session_uid,
+            after_count=after_count,
+            limit=limit,
+        )
+        found = [(int(row.alteration), str(row.id)) for row in rows]
+        while len(found) == limit and found[0][0] != found[-1][0]:
+            # The other event of the last number may have been cut off.
+            last = found[-1][0]
+            found = [altered for altered in found if altered[0] != last]
+        return found
+
     def find_unfinished_turns(self, limit: int, *, expired_only: bool) -> Sequence[TurnRecord]:
         """Return RUNNING turns of every tenant; only those whose lease ran out, if so asked."""
         select = statements.ABANDONED_TURNS if expired_only else statements.RUNNING_TURNS
@@ -235,6 +271,13 @@ class SqlReadTx(SqlAccessReads):
         """Return RUNNING turns, of every tenant, whose lease the owner holds."""
         rows = self._all(statements.TURNS_OF_OWNER, owner=owner, limit=limit)
         return [turn_record(row) for row in rows]
+
+    def next_lease_end_s(self, owner: str) -> float | None:
+        """Return in how many seconds the next lease of another owner ends; see the Protocol."""
+        if self._one(statements.LEASE_GIVEN_UP) is not None:
+            return 0.0
+        row = self._one(statements.NEXT_LEASE_END, owner=owner)
+        return None if row is None else int(row[0]) / MICROSECONDS_PER_SECOND
 
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
@@ -296,6 +339,20 @@ class SqlReadTx(SqlAccessReads):
 
 def _session_view(row: AnyRow) -> SessionView:
     return SessionView(session_record(row), session_head(row))
+
+
+def _session_pulse(row: AnyRow) -> SessionPulse:
+    return SessionPulse(
+        last_sequence=row.last_sequence,
+        deleted=bool(row.deleted),
+        alteration_count=row.alteration_count,
+        turn_count=row.turn_count,
+        queued_turns=row.queued_turns,
+        turn_id=row.unfinished_turn_id,
+        turn_status=None if row.turn_status is None else TurnStatus(row.turn_status),
+        turn_fence=row.fence or 0,
+        owner_address=row.lease_address or "",
+    )
 
 
 def _no_agent() -> AgentNotFound:

@@ -67,6 +67,7 @@ class HeldTurn:
     record: TurnRecord
     lease_owner: str | None = None
     lease_until_us: int | None = None
+    lease_address: str | None = None
 
 
 @dataclass(slots=True)
@@ -186,7 +187,7 @@ class SessionState:
     def lease_turn(self, turn: TurnRecord, lease: Lease) -> HeldTurn:
         """Return the turn in the hands of the lease's owner."""
         duration_us = int(lease.duration_s * MICROSECONDS_PER_SECOND)
-        return HeldTurn(turn, lease.owner, self.now_us + duration_us)
+        return HeldTurn(turn, lease.owner, self.now_us + duration_us, lease.address or None)
 
     def start_next(self, lease: Lease) -> TurnRecord | None:
         """Start the turn that waits longest, if one waits."""

@@ -247,6 +247,41 @@ QUEUE_POSITION = select(func.count()).where(
     turns.c.status == QUEUED,
     turns.c.number <= bindparam("number"),
 )
+PULSES = select_by_keys(
+    session_heads.c.tenant,
+    session_heads.c.session_uid,
+    session_heads.c.last_sequence,
+    session_heads.c.deleted,
+    session_heads.c.alteration_count,
+    session_heads.c.turn_count,
+    session_heads.c.queued_turns,
+    session_heads.c.unfinished_turn_id,
+    turns.c.status.label("turn_status"),
+    turns.c.fence,
+    turns.c.lease_address,
+    source=session_heads.outerjoin(
+        turns,
+        and_(
+            turns.c.tenant == session_heads.c.tenant,
+            turns.c.session_uid == session_heads.c.session_uid,
+            turns.c.id == session_heads.c.unfinished_turn_id,
+        ),
+    ),
+    keys=(session_heads.c.tenant, session_heads.c.session_uid),
+)
+TURNS_BY_ID = select_by_keys(*turns.c, source=turns, keys=(turns.c.id,)).where(
+    turns.c.tenant == _TENANT, turns.c.session_uid == _SESSION
+)
+ALTERED_EVENTS = (
+    select(events.c.alteration, events.c.id)
+    .where(
+        events.c.tenant == _TENANT,
+        events.c.session_uid == _SESSION,
+        events.c.alteration > bindparam("after_count"),
+    )
+    .order_by(events.c.alteration)
+    .limit(bindparam("limit"))
+)
 RUNNING_TURNS = (
     select(turns)
     .where(turns.c.status == RUNNING)
@@ -257,6 +292,13 @@ ABANDONED_TURNS = RUNNING_TURNS.where(
     or_(turns.c.lease_until.is_(None), turns.c.lease_until <= database_now_us())
 )
 TURNS_OF_OWNER = RUNNING_TURNS.where(turns.c.lease_owner == bindparam("owner"))
+_LEASE_END = select(turns.c.lease_until - database_now_us()).where(turns.c.status == RUNNING)
+LEASE_GIVEN_UP = _LEASE_END.where(turns.c.lease_until.is_(None)).limit(1)
+NEXT_LEASE_END = (
+    _LEASE_END.where(turns.c.lease_until.is_not(None), turns.c.lease_owner != bindparam("owner"))
+    .order_by(turns.c.lease_until)
+    .limit(1)
+)
 OWNED_TURNS = select_by_keys(
     turns.c.tenant,
     turns.c.session_uid,

@@ -164,6 +164,8 @@ session_heads = Table(
     Column("tti_minutes", Integer, nullable=False),
     Column("expire_at", BigInteger),
     Column("deleted", Boolean, nullable=False),
+    # How often events were hidden, unhidden or deleted: followers see by it that some were.
+    Column("alteration_count", BigInteger, nullable=False, server_default=text("0")),
 )
 Index(
     "session_heads_expiring",
@@ -189,6 +191,8 @@ events = Table(
     # A serialized Event that holds its payload field alone: put behind an encoded header it is the
     # whole Event.
     Column("payload", LargeBinary, nullable=False),
+    # The number of the alteration that changed it last, counted by its session's head.
+    Column("alteration", BigInteger),
 )
 Index("events_by_id", events.c.tenant, events.c.session_uid, events.c.id, unique=True)
 Index(
@@ -200,6 +204,14 @@ Index(
     unique=True,
     sqlite_where=text("tool_call_id IS NOT NULL"),
     postgresql_where=text("tool_call_id IS NOT NULL"),
+)
+Index(
+    "events_altered",
+    events.c.tenant,
+    events.c.session_uid,
+    events.c.alteration,
+    sqlite_where=text("alteration IS NOT NULL"),
+    postgresql_where=text("alteration IS NOT NULL"),
 )
 
 claims = Table(
@@ -247,6 +259,8 @@ turns = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
+    # Where the owner's peer listener takes calls, host:port; NULL: nowhere.
+    Column("lease_address", String(255)),
 )
 Index("turns_by_number", turns.c.tenant, turns.c.session_uid, turns.c.number, unique=True)
 Index(

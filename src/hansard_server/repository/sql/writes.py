@@ -44,7 +44,13 @@ from hansard_server.repository.sql.rows import (
     session_record,
     session_values,
 )
-from hansard_server.repository.sql.tables import agents, artifacts, session_heads, sessions, turns
+from hansard_server.repository.sql.tables import (
+    agents,
+    artifacts,
+    session_heads,
+    sessions,
+    turns,
+)
 
 _NOTHING_COPIED = ForkTotals(
     last_sequence=0,
@@ -298,13 +304,14 @@ class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlRateWrites):
         head = self._lock_head(tenant, session_uid)
         if head is None or head.deleted:
             raise SessionNotFound("There is no such session.")
-        session = (tenant, session_uid)
-        event, changed = alter_event(
-            self.connection, session, head.unfinished_turn_id, event_id, alteration, now_us
-        )
+        event, changed = alter_event(self.connection, head, event_id, alteration, now_us)
         if changed:
             self.changes.append(
-                Change(tenant=tenant, session_uid=session_uid, changed_ids=tuple(changed))
+                Change(
+                    tenant=tenant,
+                    session_uid=session_uid,
+                    altered=tuple((head.alteration_count + 1, id_) for id_ in changed),
+                )
             )
         return event
 

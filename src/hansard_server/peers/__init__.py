@@ -1,0 +1,1 @@
+"""Peers: what the processes of one store say to each other."""
