@@ -6,6 +6,7 @@ Exit codes: 0 all went well; 1 something failed that nobody foresaw; 2 the setti
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,6 +96,9 @@ def serve(  # noqa: PLR0913 - each is a flag
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="Ask clients for certificates of these.", metavar="PEM")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the port (PostgreSQL only).")
+    ] = None,
     config: Config = None,
     more: More = None,
 ) -> None:
@@ -109,11 +113,27 @@ def serve(  # noqa: PLR0913 - each is a flag
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
+        "workers": workers,
     }
+    with _mistakes_in_one_line():
+        settings = _settings(flags, config, more)
+        if settings.workers > 1:
+            # It only looks after those that serve, and needs none of what they do.
+            from hansard_server import supervisor  # noqa: PLC0415
+
+            raise typer.Exit(supervisor.supervise(settings))
+        from hansard_server import serving  # noqa: PLC0415
+
+        serving.serve(settings)
+
+
+@main.command(hidden=True)
+def worker() -> None:
+    """Serve as one of several; only `serve --workers` starts this, with settings on a pipe."""
     with _mistakes_in_one_line():
         from hansard_server import serving  # noqa: PLC0415
 
-        serving.serve(_settings(flags, config, more))
+        serving.serve_as_worker(_settings(json.loads(sys.stdin.buffer.readline()), None, None))
 
 
 @main.command()

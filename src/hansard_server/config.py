@@ -7,6 +7,7 @@ default.
 from __future__ import annotations
 
 import ipaddress
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,6 +111,13 @@ class Settings(BaseSettings):
     reuse_port: bool = _setting(
         default=False,
         description="Share the port with other processes of this machine (PostgreSQL only).",
+    )
+    workers: int = _setting(
+        1,
+        "Processes that share the port; more than one need PostgreSQL.",
+        unit="processes",
+        ge=1,
+        le=256,
     )
     page_token_secret: SecretStr = _setting(
         SecretStr(""),
@@ -354,6 +362,16 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
         raise ConfigurationMistake(_one_line(error)) from None
     except SettingsError as error:
         raise ConfigurationMistake(str(error).splitlines()[0]) from None
+
+
+def dump(settings: Settings) -> bytes:
+    """Return what was set, secrets too, as a line of JSON: for another process of this server."""
+    values = settings.model_dump(mode="json", exclude_unset=True)
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            values[name] = value.get_secret_value()
+    return json.dumps(values).encode()
 
 
 def find_exposures(settings: Settings) -> list[str]:

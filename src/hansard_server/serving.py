@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,13 @@ def serve(settings: Settings) -> None:
     """Serve until a signal comes. Raises ConfigurationMistake, CannotStart."""
     telemetry.configure(settings.log_level)
     uvloop.run(run(settings))
+
+
+def serve_as_worker(settings: Settings) -> None:
+    """Serve as one of several, until a signal comes or the parent has gone. Raises as `serve`."""
+    telemetry.configure(settings.log_level)
+    threading.Thread(target=_follow_parent, name="parent", daemon=True).start()
+    uvloop.run(run(settings, on_ready=_tell_parent))
 
 
 def serve_demo(wanted: Settings) -> None:
@@ -76,10 +84,16 @@ class Conversation:
         self._hansard.close()
 
 
-async def run(settings: Settings, *, beside: Callable[[str], Conversation] | None = None) -> None:
+async def run(
+    settings: Settings,
+    *,
+    beside: Callable[[str], Conversation] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until a signal comes, then drain. Raises ConfigurationMistake, CannotStart.
 
-    `beside` makes what is run in a thread meanwhile, of the server's address.
+    `beside` makes what is run in a thread meanwhile, of the server's address; `on_ready` is called
+    when calls are taken.
     """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
@@ -99,6 +113,7 @@ async def run(settings: Settings, *, beside: Callable[[str], Conversation] | Non
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     server = await Server.start(settings)
+    on_ready()
     conversation = beside and beside(server.address)
     task = conversation and asyncio.create_task(asyncio.to_thread(conversation.run))
     await signalled.wait()
@@ -107,6 +122,19 @@ async def run(settings: Settings, *, beside: Callable[[str], Conversation] | Non
     await server.stop()
     if task:
         await task
+
+
+def _tell_parent() -> None:
+    sys.stdout.buffer.write(b"ready\n")
+    sys.stdout.buffer.flush()
+
+
+def _follow_parent() -> None:
+    """Stop when the parent ends, however it does: then the pipe to it has an end."""
+    # Not by sys.stdin, whose lock the interpreter wants at its end.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _free_listen(listen: str) -> str:

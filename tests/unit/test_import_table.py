@@ -57,6 +57,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("hansard_server.config", "hansard_server.lifecycle", "CORE"),
         *("hansard_server.repository.sql", "SQL"),
     ),
+    "hansard_server.supervisor": (*("hansard_server.config", "hansard_server.stores", "WATCHED"),),
     "hansard_server.replicas": (
         *("hansard_server.config", "hansard_server.lifecycle", "hansard_server.stores"),
         *("hansard_server.peers", "hansard_server.turns", "CORE", "hansard_server.repository.sql"),
