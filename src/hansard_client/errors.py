@@ -289,6 +289,10 @@ class ServerShuttingDown(Unavailable, reason="SERVER_SHUTTING_DOWN"):
     """The server is stopping, and no other took the call."""
 
 
+class StreamStalled(Unavailable, reason="STREAM_STALLED"):
+    """The stream was not read for too long."""
+
+
 class StoreUnavailable(Unavailable, reason="STORE_UNAVAILABLE"):
     """The server's database or artifact store does not answer."""
 

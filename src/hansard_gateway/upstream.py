@@ -22,7 +22,7 @@ _PASSED_ON: Final = ("x-api-key", "authorization", "traceparent", "tracestate")
 _VALUE_MAX_CHARACTERS: Final = 8_192
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 1.0
-_TRANSIENT: Final = frozenset({"", "SERVER_SHUTTING_DOWN"})
+_TRANSIENT: Final = frozenset({"", "SERVER_SHUTTING_DOWN", "STREAM_STALLED"})
 
 # A page ends at 3 MiB with at least one event of 1 MiB.
 _CHANNEL_OPTIONS: Final = (

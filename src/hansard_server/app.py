@@ -76,6 +76,7 @@ from hansard_server.servicers.health import Health, HealthServicer, watch_store
 from hansard_server.servicers.interceptors import AccessLog, DrainGate, Errors, Pipeline
 from hansard_server.servicers.rate_limits import AgentRates, KeyLimits, agent_rates
 from hansard_server.servicers.sessions import SessionServicer
+from hansard_server.servicers.stalls import Stalls
 from hansard_server.servicers.tls import BadCertificate, CertificateFiles, Certificates
 from hansard_server.servicers.turns import TurnServicer
 from hansard_server.servicers.validation import Validation
@@ -290,6 +291,8 @@ class Server:
             request_max_bytes=limits.request_max_bytes,
             metadata_max_bytes=limits.metadata_max_bytes,
         )
+        stalls = Stalls(self._settings.stall_s)
+        self._run("stalls", stalls.run())
         return Pipeline(
             [
                 admission,
@@ -300,7 +303,8 @@ class Server:
                 validation,
                 Authorization(authorizer),
                 AgentRates(limiter, of_agents),
-            ]
+            ],
+            stalls,
         )
 
     def _permits(self, store: Store) -> PermitSource:

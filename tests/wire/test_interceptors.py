@@ -32,6 +32,7 @@ from hansard_server.servicers.interceptors import (
     wrap,
 )
 from hansard_server.servicers.rate_limits import AgentRates, KeyLimits
+from hansard_server.servicers.stalls import Stalls
 from hansard_server.servicers.validation import Validation
 from tests.support.server import failure, open_channel, to_failure
 
@@ -161,7 +162,9 @@ def interceptors(
 async def running_bench(**limits: Any) -> AsyncIterator[Bench]:
     kinds, drain, calls = Kinds(), Drain(), Calls()
     chain = interceptors(drain, calls, **limits)
-    server = grpc.aio.server(interceptors=[Pipeline(chain)], options=[("grpc.http2.bdp_probe", 0)])
+    server = grpc.aio.server(
+        interceptors=[Pipeline(chain, Stalls(0))], options=[("grpc.http2.bdp_probe", 0)]
+    )
     handlers = {
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(
             getattr(kinds, kind), Message.FromString, Message.SerializeToString
@@ -359,9 +362,9 @@ async def test_unknown_method_is_left_to_grpc(bench: Bench) -> None:
 )
 async def test_order_is_asserted(change: Callable[[list[Interceptor]], list[Interceptor]]) -> None:
     chain = interceptors(Drain(), Calls())
-    Pipeline(chain)
+    Pipeline(chain, Stalls(0))
     with pytest.raises(RuntimeError, match="interceptors must be"):
-        Pipeline(change(chain))
+        Pipeline(change(chain), Stalls(0))
 
 
 def test_blocking_behaviour_is_refused() -> None:
@@ -370,7 +373,7 @@ def test_blocking_behaviour_is_refused() -> None:
 
     handler: Any = grpc.unary_unary_rpc_method_handler(blocking)
     with pytest.raises(TypeError, match="not asynchronous"):
-        wrap("/x/y", handler, [])
+        wrap("/x/y", handler, [], Stalls(0))
 
 
 async def test_abort_by_a_servicer_keeps_its_status() -> None:
@@ -378,7 +381,7 @@ async def test_abort_by_a_servicer_keeps_its_status() -> None:
         await context.abort(grpc.StatusCode.DATA_LOSS, "as I say")
         raise AssertionError
 
-    server = grpc.aio.server(interceptors=[Pipeline(interceptors(Drain(), Calls()))])
+    server = grpc.aio.server(interceptors=[Pipeline(interceptors(Drain(), Calls()), Stalls(0))])
     handler: Any = grpc.unary_unary_rpc_method_handler(
         aborts, Message.FromString, Message.SerializeToString
     )

@@ -33,7 +33,7 @@ PAGE = 100
 SEED = 11
 
 
-async def seen(watch: Any, last_sequence: int) -> list[Any]:
+async def seen_up_to(watch: Any, last_sequence: int) -> list[Any]:
     """Return what a watch delivers up to a sequence, and end it."""
     responses = []
     async for response in watch:
@@ -188,7 +188,7 @@ async def test_watcher_that_comes_late_gets_the_open_text_from_its_start(hansard
     source = aiter(running)
     for _ in range(4):
         await anext(source)
-    responses = await seen(talk.watch(include_deltas=True), 2)
+    responses = await seen_up_to(talk.watch(include_deltas=True), 2)
     texts = joined_deltas(responses)
     assert texts == {stored(responses)[-1].id: b"abcdefgh"}
     assert items(responses)[:2] == ["event", "caught_up"]
@@ -198,7 +198,7 @@ async def test_watcher_that_comes_late_gets_the_open_text_from_its_start(hansard
 async def test_stored_texts_are_not_told_as_deltas(hansard: Running) -> None:
     talk = await Talk(hansard).begin(TWENTY_DELTAS)
     await talk.send()
-    assert items(await seen(talk.watch(include_deltas=True), 3)) == ["event"] * 3
+    assert items(await seen_up_to(talk.watch(include_deltas=True), 3)) == ["event"] * 3
 
 
 async def test_random_cursors_and_reconnects_see_every_event_once(  # noqa: C901
@@ -268,6 +268,47 @@ async def test_slow_reader_gets_fewer_and_larger_deltas(plain: Running) -> None:
     shown = [r.delta for r in responses if r.HasField("delta")]
     assert len(shown) < items(fast).count("delta") / 2
     assert max(len(delta.text) for delta in shown) > 10 * 40_000 / deltas
+
+
+async def test_reader_that_stopped_is_ended_with_a_place_to_go_on_from(
+    store_url: str, tmp_path: Path
+) -> None:
+    settings = make_settings(tmp_path / "data", store_url, stall_s=0.5)
+    async with running_server(settings) as running:
+        talk = await Talk(running).begin()
+        for _ in range(8):
+            await talk.append(*(output("x" * 1_000_000) for _ in range(3)))
+        idle = talk.watch(24)
+        assert items([await anext(aiter(idle))]) == ["caught_up"]
+        async with open_channel(running.server.address) as channel:
+            stopped = Talk(Running(running.server, channel))
+            watch = stopped.watch()
+            source = aiter(watch)
+            first = await anext(source)
+            # It holds nothing any more while its client still says nothing.
+            async with asyncio.timeout(30):
+                while running.server._calls.running > 1:  # noqa: ASYNC110 - nobody says when
+                    await asyncio.sleep(0.02)
+            seen = [first.event.sequence]
+            refused = await failure(_read_into(seen, source))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STREAM_STALLED")
+        assert refused.retry_s is not None
+        assert refused.metadata["session_uid"] == talk.uid
+        place = int(refused.metadata["sequence"])
+        # What was taken has come; from there on nothing is missing and nothing comes twice.
+        assert seen[: place or 1] == list(range(1, (place or 1) + 1))
+        rest = await seen_up_to(talk.watch(seen[-1]), 24)
+        assert seen + [r.event.sequence for r in rest if r.HasField("event")] == list(range(1, 25))
+        # One that has nothing to read is not stalled.
+        await talk.append(rating())
+        assert (await anext(aiter(idle))).event.sequence == 25
+        idle.cancel()
+
+
+async def _read_into(seen: list[int], source: AsyncIterator[Any]) -> None:
+    async for response in source:
+        if response.HasField("event"):
+            seen.append(response.event.sequence)  # noqa: PERF401 - what came before an error counts
 
 
 async def test_reader_that_stopped_holds_no_connection(plain: Running) -> None:

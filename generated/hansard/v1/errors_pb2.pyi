@@ -149,6 +149,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Cause: the database or the artifact store does not answer. Client: try again as RetryInfo says,
     with the same request_id. Retry: yes.
     """
+    ERROR_REASON_STREAM_STALLED: _ErrorReason.ValueType  # 92
+    """Cause: the client of a stream has read nothing for longer than the server waits; ErrorInfo's
+    metadata has `sequence`, the place to resume from. Client: read, or leave; go on from the last
+    event that it has. Retry: yes.
+    """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 98
     """Cause: the call is part of the contract, and this server does not serve it yet.
     Client: do without, or use a later server. Retry: no.
@@ -293,6 +298,11 @@ has `sequence`, the place to resume from. Client: connect again as RetryInfo say
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 91
 """Cause: the database or the artifact store does not answer. Client: try again as RetryInfo says,
 with the same request_id. Retry: yes.
+"""
+ERROR_REASON_STREAM_STALLED: ErrorReason.ValueType  # 92
+"""Cause: the client of a stream has read nothing for longer than the server waits; ErrorInfo's
+metadata has `sequence`, the place to resume from. Client: read, or leave; go on from the last
+event that it has. Retry: yes.
 """
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 98
 """Cause: the call is part of the contract, and this server does not serve it yet.

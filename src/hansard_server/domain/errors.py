@@ -269,6 +269,12 @@ class ServerShuttingDown(DomainError):
     reason = "SERVER_SHUTTING_DOWN"
 
 
+class StreamStalled(DomainError):
+    """The client of a stream has stopped reading."""
+
+    reason = "STREAM_STALLED"
+
+
 class StoreUnavailable(DomainError):
     """The database or the artifact store does not answer."""
 

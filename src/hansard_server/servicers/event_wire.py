@@ -14,6 +14,7 @@ from hansard_server.domain.records import EventRecord, TurnStatus
 from hansard_server.repository.commands import Accepted
 from hansard_server.resources.paging import Page
 from hansard_server.servicers.convert import to_turn
+from hansard_server.servicers.stalls import current_place
 from hansard_server.turns.feeds import StoredEvent
 from hansard_server.turns.payloads import encode_event
 from hansard_server.turns.readers import (
@@ -44,6 +45,7 @@ class SendStream:
         self._agent_key = agent_key
         self._session_key = session_key
         self._sequence = 0
+        self._place = current_place()
         self._first = True
 
     def encode(self, accepted: Accepted, item: Item) -> bytes:
@@ -52,6 +54,8 @@ class SendStream:
             self._sequence = item.event.sequence
         elif self._sequence == 0:
             self._sequence = accepted.last_sequence
+        self._place.session_uid = accepted.turn.session_uid
+        self._place.sequence = self._sequence
         head = _Send(turn_id=accepted.turn.id, sequence=self._sequence)
         if self._first:
             head.session_uid = accepted.turn.session_uid
@@ -71,12 +75,14 @@ class WatchStream:
         self._agent_key = agent_key
         self._session_key = session_key
         self._sequence = after_sequence
+        self._place = current_place()
+        self._place.sequence = self._place.taken = after_sequence
         self._first = True
 
     def encode(self, session_uid: str, item: Item) -> bytes:
         """Return the item as a serialized WatchEventsResponse."""
         if isinstance(item, StoredEvent):
-            self._sequence = item.event.sequence
+            self._sequence = self._place.sequence = item.event.sequence
             if not self._first:
                 # The same for all who watch the session.
                 if item.encoded is None:
@@ -84,7 +90,7 @@ class WatchStream:
                 return item.encoded
         head = _Watch(sequence=self._sequence)
         if self._first:
-            head.session_uid = session_uid
+            head.session_uid = self._place.session_uid = session_uid
             self._first = False
         if isinstance(item, StoredEvent):
             return self._encode_event(head, item)

@@ -5,12 +5,12 @@ kinds of call are wrapped by one function.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,12 +22,15 @@ import structlog
 from hansard_server.domain.access import Caller
 from hansard_server.domain.errors import DomainError, Internal
 from hansard_server.lifecycle import Calls, Drain
+from hansard_server.servicers.stalls import Stalls
 from hansard_server.servicers.status import DETAILS_KEY, to_wire
 
 _access = structlog.get_logger("hansard.access")
 _log = structlog.get_logger("hansard.calls")
 
 REQUEST_ID_KEY = "x-request-id"
+ABORT_TIMEOUT_S = 2.0
+"""A call that ends with an error waits so long until its client has been told."""
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
 ORDER = (
     *("admission", "access_log", "errors", "drain", "authentication"),
@@ -187,13 +190,17 @@ class DrainGate:
 class Pipeline(grpc.aio.ServerInterceptor):
     """Wraps the handler of every method, once; unknown methods are left to grpc."""
 
-    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
-        """Take the interceptors from the outside in. Raises RuntimeError if they are not ORDER."""
+    def __init__(self, interceptors: Sequence[Interceptor], stalls: Stalls) -> None:
+        """Take the interceptors from the outside in; `stalls` writes streams.
+
+        Raises RuntimeError if they are not ORDER.
+        """
         names = tuple(interceptor.name for interceptor in interceptors)
         if names != ORDER:
             message = f"interceptors must be {ORDER}, not {names}"
             raise RuntimeError(message)
         self._interceptors = tuple(interceptors)
+        self._stalls = stalls
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -210,12 +217,15 @@ class Pipeline(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[name] = wrap(name, handler, self._interceptors)
+            wrapped = self._wrapped[name] = wrap(name, handler, self._interceptors, self._stalls)
         return wrapped
 
 
 def wrap(
-    name: str, handler: grpc.RpcMethodHandler[Any, Any], interceptors: Sequence[Interceptor]
+    name: str,
+    handler: grpc.RpcMethodHandler[Any, Any],
+    interceptors: Sequence[Interceptor],
+    stalls: Stalls,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     """Return a handler that takes bytes and passes every interceptor.
 
@@ -224,7 +234,7 @@ def wrap(
     messages or their bytes. Raises TypeError for a behaviour that would block.
     """
     method = describe(name, handler)
-    chain: Proceed = _serve
+    chain: Proceed = partial(_serve, stalls)
     for interceptor in reversed(interceptors):
         chain = partial(interceptor, proceed=chain)
 
@@ -263,28 +273,32 @@ def describe(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
     )
 
 
-async def _serve(call: Call) -> Any:
+async def _serve(stalls: Stalls, call: Call) -> Any:
     """Run the servicer's method; a stream of responses is written from here, so that whatever ends
     it, a gone client too, is raised in this one task.
     """
     method = call.method
     if not inspect.isasyncgenfunction(method.behavior):
         return await method.behavior(call.request, call.context)
-    async with aclosing(method.behavior(call.request, call.context)) as responses:
-        async for response in responses:
-            await call.context.write(response)
-            call.answered()
+
+    async def write(response: Any) -> None:
+        await call.context.write(response)
+        call.answered()
+
+    await stalls.write_all(method.behavior(call.request, call.context), write)
     return None
 
 
 async def _abort(call: Call, error: DomainError) -> Any:
     wire = to_wire(error)
     call.code, call.reason = wire.code.name, error.reason
-    await call.context.abort(
-        wire.code,
-        wire.message,
-        ((DETAILS_KEY, wire.details), (REQUEST_ID_KEY, call.request_id)),
-    )
+    metadata = ((DETAILS_KEY, wire.details), (REQUEST_ID_KEY, call.request_id))
+    try:
+        async with asyncio.timeout(ABORT_TIMEOUT_S):
+            await call.context.abort(wire.code, wire.message, metadata)
+    except TimeoutError:
+        # It comes after what a client that does not read has still to take.
+        raise grpc.aio.AbortError from None
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
