@@ -113,6 +113,7 @@ async def main(address: str, workload: str) -> None:
                 "calls": counts.calls,
                 "messages": counts.messages,
                 "p50_ms": statistics.median(counts.milliseconds),
+                "p99_ms": statistics.quantiles(counts.milliseconds, n=100)[-1],
                 "seconds": time.perf_counter() - started,
                 "cpu_seconds": time.process_time() - cpu,
             }

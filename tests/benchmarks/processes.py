@@ -67,8 +67,22 @@ class Client:
 @contextmanager
 def client(address: str, workload: str) -> Iterator[Client]:
     """Give a client of one workload; see load_client."""
+    with _client("load_client.py", address, workload) as client:
+        yield client
+
+
+@contextmanager
+def watchers(address: str, count: int, session: str) -> Iterator[Client]:
+    """Give a client with so many watches, all of them open; see watch_client."""
+    with _client("watch_client.py", address, str(count), session) as client:
+        client.result()
+        yield client
+
+
+@contextmanager
+def _client(script: str, *arguments: str) -> Iterator[Client]:
     with subprocess.Popen(
-        [sys.executable, str(_HERE / "load_client.py"), address, workload],
+        [sys.executable, str(_HERE / script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -84,6 +98,12 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """Return what a process has in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @contextmanager

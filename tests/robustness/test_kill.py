@@ -44,7 +44,8 @@ class World:
     """The server that is up now, and what the clients know."""
 
     rng: random.Random
-    address: str = ""
+    live: list[str] = field(default_factory=list)
+    """Where servers take calls."""
     up: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     events: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -55,6 +56,11 @@ class World:
     uploads: dict[str, str] = field(default_factory=dict)
     """By artifact id: the SHA-256 of its bytes."""
     watched: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Any of them."""
+        return self.rng.choice(self.live)
 
     def acknowledge(self, session: str, event_id: str, sequence: int) -> None:
         known = self.events.setdefault(session, {})
@@ -159,7 +165,7 @@ async def kill_again_and_again(world: World, rounds: int, serve: Callable[[], An
 
 async def start(world: World, process: ServeProcess, *, first: bool = False) -> None:
     entry = await asyncio.to_thread(process.wait_for, "serving")
-    world.address = str(entry["address"])
+    world.live = [str(entry["address"])]
     if first:
         await prepare(world)
     world.up.set()
@@ -220,6 +226,16 @@ async def _digest(talk: Talk, artifact_id: str) -> str:
     return digest.hexdigest()
 
 
+async def finish(clients: list[asyncio.Task[None]], watchers: list[asyncio.Task[None]]) -> None:
+    """Let the clients come to their end, and the watchers no further."""
+    await asyncio.gather(*clients)
+    for watcher in watchers:
+        watcher.cancel()
+    await asyncio.wait(watchers)
+    failed = [w.exception() for w in watchers if not w.cancelled() and w.exception()]
+    assert not failed, failed
+
+
 async def run(store_url: str, folder: Path, rounds: int) -> None:
     seed = int(os.environ.get("HANSARD_SEED", time.time_ns() % 1_000_000))
     print(f"HANSARD_SEED={seed}")  # noqa: T201 - to replay it
@@ -236,12 +252,7 @@ async def run(store_url: str, folder: Path, rounds: int) -> None:
     world.stopping = True
     with serve() as process:
         await start(world, process)
-        await asyncio.gather(*clients)
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.wait(watchers)
-        failed = [w.exception() for w in watchers if not w.cancelled() and w.exception()]
-        assert not failed, failed
+        await finish(clients, watchers)
         await check(world, store_url, folder)
         process.send(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hansard.v1 import turn_pb2
+from hansard.v1 import agent_service_pb2, artifact_service_pb2, session_service_pb2, turn_pb2
 from tests.support.databases import Databases
 from tests.support.invariants import check_store
 from tests.support.server import Running, ServeProcess, open_channel, serve_process
-from tests.support.talk import TWENTY_DELTAS, Talk, check_turn, items, model, stored
+from tests.support.talk import TWENTY_DELTAS, Talk, check_turn, items, model, rating, stored
 
 SLOW = [
     {"thinking": {"content": "hm"}},
@@ -92,6 +92,51 @@ async def test_same_request_id_at_two_replicas_runs_once(url: str, tmp_path: Pat
                     assert stored(stream) == stored(streams[0])
             assert len(await second.turns()) == 10
     check_store(url)
+
+
+async def test_same_request_id_of_other_calls_at_two_replicas(url: str, tmp_path: Path) -> None:
+    server: Any = None
+    folder = ("--set", f"artifacts={tmp_path / 'artifacts'}")
+    with serve(tmp_path / "one", url, *folder) as one, serve(tmp_path / "two", url, *folder) as two:
+        async with (
+            open_channel(await address_of(one)) as to_one,
+            open_channel(await address_of(two)) as to_two,
+        ):
+            first = await Talk(Running(server, to_one)).begin()
+            talks = (first, Talk(Running(server, to_two))) * 3
+            for number in range(8):
+                name = f"r{number}"
+                draft = rating(f"{number}")
+                places = await asyncio.gather(*(t.append(draft, request_id=name) for t in talks))
+                assert places == [places[0]] * len(talks)
+                make: Any = session_service_pb2.CreateSessionRequest
+                create = make(agent_key="agent", name="Made", request_id=name)
+                created = await asyncio.gather(
+                    *(t.server.sessions.CreateSession(create) for t in talks)
+                )
+                assert all(session == created[0] for session in created)
+                make = agent_service_pb2.CreateAgentRequest
+                create = make(name="Made", model=model(), request_id=name)
+                agents = await asyncio.gather(*(t.server.agents.CreateAgent(create) for t in talks))
+                assert all(agent == agents[0] for agent in agents)
+                uploaded = await asyncio.gather(*(upload(t, name) for t in talks))
+                assert all(event == uploaded[0] for event in uploaded)
+            events = await first.events()
+            assert len(events) == 16
+            assert [e.WhichOneof("payload") for e in events] == ["custom", "artifact_upload"] * 8
+    check_store(url)
+
+
+async def upload(talk: Talk, request_id: str) -> Any:
+    """Upload a file, the same for the same request_id."""
+    make = artifact_service_pb2.UploadArtifactsRequest
+
+    async def parts() -> AsyncIterator[artifact_service_pb2.UploadArtifactsRequest]:
+        yield make(start=artifact_service_pb2.UploadStart(request_id=request_id, **talk.keys))
+        yield make(header=artifact_service_pb2.UploadHeader(filename=f"{request_id}.txt"))
+        yield make(chunk=request_id.encode() * 10_000)
+
+    return await talk.server.artifacts.UploadArtifacts(parts())
 
 
 async def test_turn_of_a_stopping_replica_goes_on_at_once_at_another(

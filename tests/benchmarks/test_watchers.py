@@ -1,0 +1,173 @@
+"""A thousand watchers: what they cost writers while nothing comes, and what an event costs them."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+
+from hansard.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
+)
+from tests.benchmarks.fill import AGENT_KEY, Filler
+from tests.benchmarks.load_client import session_keys
+from tests.benchmarks.measure import AGAIN, ROUNDS, Report, to_table
+from tests.benchmarks.processes import (
+    Served,
+    client,
+    cpu_seconds,
+    memory_mib,
+    serve,
+    watchers,
+)
+from tests.support.databases import Databases
+from tests.support.talk import output
+
+WATCHERS = 1_000
+SECONDS = 3.0
+EVENTS_PER_S = 25
+P99_RATIO_MAX = 1.5
+MEMORY_MAX_MIB = 300
+DELIVERIES_MIN_PER_S = 20_000
+WAIT_MAX_MS = 20.0
+IDLE, BUSY = "idle-{}", "busy"
+
+
+@contextmanager
+def served(databases: Databases, database: str, folder: Path) -> Iterator[Served]:
+    """Give a server with sessions to write to, idle ones, and one that all watch."""
+    url = databases.migrated(database)
+    try:
+        filler = Filler(url)
+        for number in range(2 * ROUNDS + 2):
+            filler.add_sessions(session_keys("append", number))
+        filler.add_sessions(IDLE.format(number) for number in range(WATCHERS))
+        filler.add_sessions([BUSY])
+        filler.close()
+        with serve(folder, url) as server:
+            yield server
+    finally:
+        databases.drop(url)
+
+
+def test_idle_watchers_cost_writers_little(
+    databases: Databases, database: str, tmp_path: Path, report: Report
+) -> None:
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(served(databases, database, tmp_path / name))
+            for name in ("none", "idle")
+        }
+        stack.enter_context(watchers(servers["idle"].address, WATCHERS, IDLE))
+        loads = {
+            name: stack.enter_context(client(server.address, "append"))
+            for name, server in servers.items()
+        }
+        rounds = []
+        for number in range(-1, ROUNDS):
+            figures = {}
+            names = ["none", AGAIN, "idle"]
+            for name in names[number % 3 :] + names[: number % 3]:
+                load = loads["none" if name == AGAIN else name]
+                load.begin(SECONDS)
+                figures[name] = load.result()["p99_ms"]
+            if number >= 0:
+                rounds.append({name: figures[name] for name in names})
+        memory = memory_mib(servers["idle"].pid)
+        notes = {"idle": f"memory {memory:.0f} MiB, none: {memory_mib(servers['none'].pid):.0f}"}
+    title = f"{database}: AppendEvents, 64 at a time, p99 with {WATCHERS} idle watchers"
+    table = to_table(title, "ms", "none", rounds, notes)
+    report.add(table)
+    assert memory < MEMORY_MAX_MIB
+    table.check(P99_RATIO_MAX)
+
+
+def test_watchers_of_the_session_written_to(
+    databases: Databases, database: str, tmp_path: Path, report: Report
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(served(databases, database, tmp_path))
+        channel = stack.enter_context(grpc.insecure_channel(server.address))
+        # Small windows: it takes a part, and then stands.
+        small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
+        aside = stack.enter_context(grpc.insecure_channel(server.address, options=small))
+        parked = event_service_pb2_grpc.EventServiceStub(aside).WatchEvents(
+            event_service_pb2.WatchEventsRequest(agent_key=AGENT_KEY, session_key=BUSY)
+        )
+        next(parked)
+        clients = [
+            stack.enter_context(watchers(server.address, WATCHERS // 2, BUSY)) for _ in range(2)
+        ]
+        alone = _waits(channel, SECONDS)
+        writer = Writer(channel)
+        writer.start()
+        cpu = cpu_seconds(server.pid)
+        for one in clients:
+            one.begin(SECONDS)
+        waits = _waits(channel, SECONDS)
+        counted = [one.result() for one in clients]
+        cpu = cpu_seconds(server.pid) - cpu
+        writer.stop()
+        parked.cancel()
+    rate = sum(one["messages"] / one["seconds"] for one in counted)
+    delivered = sum(one["messages"] for one in counted)
+    notes = {
+        "fan-out": f"{rate:,.0f} deliveries/s, {cpu / delivered * 1e6:.1f} us of the server each,"
+        f" clients {sum(one['cpu_seconds'] / one['seconds'] for one in counted):.0%},"
+        f" p50 {statistics.median(waits):.1f} ms, longest {max(waits):.1f} ms"
+    }
+    p99 = {"alone": _p99(alone), "fan-out": _p99(waits)}
+    title = f"{database}: GetAgent beside {EVENTS_PER_S} events/s to {WATCHERS} watchers, p99"
+    report.add(to_table(title, "ms", "alone", [p99], notes))
+    assert rate >= DELIVERIES_MIN_PER_S, notes["fan-out"]
+    assert p99["fan-out"] - p99["alone"] <= WAIT_MAX_MS, notes["fan-out"]
+
+
+class Writer(threading.Thread):
+    """Appends an event at a time to the session that all watch."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        """Append by this channel."""
+        super().__init__()
+        self._stub = event_service_pb2_grpc.EventServiceStub(channel)
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Append so many events a second, or as many as there may be."""
+        request = event_service_pb2.AppendEventsRequest(
+            agent_key=AGENT_KEY, session_key=BUSY, events=[output("x" * 500)]
+        )
+        due = time.monotonic()
+        while not self._stopped.wait(max(0.0, due - time.monotonic())):
+            self._stub.AppendEvents(request)
+            due = max(due + 1 / EVENTS_PER_S, time.monotonic() - 1)
+
+    def stop(self) -> None:
+        """Return when no more is appended."""
+        self._stopped.set()
+        self.join()
+
+
+def _waits(channel: grpc.Channel, seconds: float) -> list[float]:
+    """Return how long calls took, one after another, in milliseconds."""
+    stub = agent_service_pb2_grpc.AgentServiceStub(channel)
+    request = agent_service_pb2.GetAgentRequest(agent_key=AGENT_KEY)
+    waits = []
+    deadline = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < deadline:
+        stub.GetAgent(request)
+        waits.append((time.perf_counter() - started) * 1_000)
+        time.sleep(0.005)
+    return waits
+
+
+def _p99(waits: list[float]) -> float:
+    return statistics.quantiles(waits, n=100)[-1]
