@@ -17,12 +17,14 @@ from sqlalchemy import create_engine, text
 
 from hansard.internal.v1 import peer_service_pb2, peer_service_pb2_grpc
 from hansard.v1 import event_service_pb2, session_service_pb2, turn_pb2
-from hansard_server.domain.records import Claim
+from hansard_server.agents.api import TextKind
+from hansard_server.domain.records import Claim, SessionPulse, TurnStatus
 from hansard_server.peers.client import PeerClient
 from hansard_server.peers.proof import METADATA_KEY, prove
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.wake import PAYLOAD_MAX_BYTES, WakeUps, _groups
-from hansard_server.turns.mirrors import PeerUnavailable
+from hansard_server.turns.feeds import SessionFeed
+from hansard_server.turns.mirrors import PeerNews, PeerUnavailable, TextPiece, _apply
 from tests.support.databases import Databases
 from tests.support.invariants import check_store
 from tests.support.server import Running, failure, make_settings, open_channel, running_server
@@ -392,3 +394,49 @@ def test_payloads_of_wake_ups_fit() -> None:
 
 async def _all(stream: Any) -> list[Any]:
     return [response async for response in stream]
+
+
+async def test_texts_that_their_events_have_overtaken_are_not_shown_again() -> None:
+    feed = SessionFeed()
+    feed.last_sequence = 4
+    text = None
+
+    def hear(sequence: int, event_id: str, offset: int, piece: str) -> None:
+        nonlocal text
+        news = TextPiece(event_id=event_id, kind=TextKind.OUTPUT, offset=offset, text=piece)
+        text = _apply(PeerNews(sequence=sequence, piece=news), "trn_1", feed, text)
+
+    hear(4, "aev_x", 0, "ab")
+    assert shown(feed) == ("aev_x", b"ab")
+    # A reader finds out that the store has more: it may be this text, and the next one.
+    feed.learn(pulse(6))
+    assert shown(feed) is None
+    # What the owner said before it knew of that.
+    hear(4, "aev_x", 2, "c")
+    assert shown(feed) is None
+    hear(6, "aev_z", 0, "d")
+    assert shown(feed) == ("aev_z", b"d")
+    # Something else was stored here meanwhile, as the owner comes to know.
+    feed.learn(pulse(7))
+    hear(6, "aev_z", 1, "e")
+    assert shown(feed) is None
+    hear(7, "aev_z", 2, "")
+    assert shown(feed) == ("aev_z", b"de")
+
+
+def shown(feed: SessionFeed) -> tuple[str, bytes] | None:
+    return None if feed.text is None else (feed.text.event_id, bytes(feed.text.content))
+
+
+def pulse(last_sequence: int) -> SessionPulse:
+    return SessionPulse(
+        last_sequence=last_sequence,
+        deleted=False,
+        alteration_count=0,
+        turn_count=1,
+        queued_turns=0,
+        turn_id="trn_1",
+        turn_status=TurnStatus.RUNNING,
+        turn_fence=1,
+        owner_address="127.0.0.1:1",
+    )

@@ -77,7 +77,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
             if text is not None and text.turn_id == turn_id:
                 if text.event_id != event_id:
                     event_id, told_bytes = text.event_id, 0
-                if len(text.content) > told_bytes:
+                if len(text.content) > told_bytes or sequence != told_sequence:
                     piece = peer_service_pb2.OpenText(
                         event_id=event_id,
                         kind=_KINDS[text.kind],

@@ -30,12 +30,16 @@ Altered = tuple[int, str]
 
 @dataclass(slots=True)
 class OpenText:
-    """A text that is being made: the id that its event will have, and what there is of it."""
+    """A text that is being made: the id that its event will have, and what there is of it.
+
+    `mirrored`: another process makes it, so that its event may be stored before that is heard here.
+    """
 
     turn_id: str
     event_id: str
     kind: TextKind
     content: bytearray = field(default_factory=bytearray)
+    mirrored: bool = False
 
 
 @dataclass(slots=True)
@@ -151,10 +155,6 @@ class SessionFeed:
         first = self._tail[0].event.sequence
         return [self._tail[place] for place in range(sequence + 1 - first, len(self._tail))]
 
-    def holds(self, event_id: str) -> bool:
-        """Tell whether the event is among the newest ones."""
-        return any(item.event.id == event_id for item in self._tail)
-
     def altered_after(self, number: int) -> list[Altered] | None:
         """Return the alterations after the `number`-th; None: the store has to be read."""
         if number >= (self.alteration_count or 0):
@@ -194,6 +194,9 @@ class SessionFeed:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
+        if self.text is not None and self.text.mirrored:
+            # Its event may be among what has been passed over.
+            self.text = None
 
     def _add(self, event: EventRecord) -> None:
         if event.sequence <= self.last_sequence:

@@ -203,13 +203,15 @@ def _apply(
             feed.wake()
         return None
     if text is None or text.event_id != piece.event_id:
-        text = OpenText(turn_id, piece.event_id, piece.kind)
+        text = OpenText(turn_id, piece.event_id, piece.kind, mirrored=True)
     if piece.offset != len(text.content):
         msg = "a piece of the text is missing"
         raise PeerUnavailable(msg)
     text.content += piece.text.encode()
-    if not feed.holds(piece.event_id):
-        # Else it is stored already: this piece was overtaken by its event.
+    if news.sequence >= feed.last_sequence:
+        # Else something was stored that the owner did not know of then: it may be this text.
         feed.text = text
         feed.wake()
+    elif feed.text is text:
+        feed.text = None
     return text

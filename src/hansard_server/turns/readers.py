@@ -111,17 +111,21 @@ class Cursor:
         self._shown_bytes = 0
         self._stored_text_id: str | None = None
 
-    async def stored(self, *, from_store: bool) -> AsyncGenerator[Item, None]:
-        """Yield what was stored since the cursor, each text's missing deltas before its event.
+    def take(self) -> list[Item] | None:
+        """Return what the feed has since the cursor; None: the store has to be read."""
+        events = self._feed.events_after(self.sequence)
+        if events is None:
+            return None
+        items: list[Item] = []
+        for stored in events:
+            items += self._deliver(stored)
+        return items
+
+    async def stored(self) -> AsyncGenerator[Item, None]:
+        """Yield what the store has since the cursor, each text's missing deltas before its event.
 
         Raises SessionNotFound when the session is gone.
         """
-        events = None if from_store else self._feed.events_after(self.sequence)
-        if events is not None:
-            for stored in events:
-                for item in self._deliver(stored):
-                    yield item
-            return
         while True:
             last_sequence, page = await self._store.read(self._read_page)
             for event in page.events:
@@ -242,7 +246,11 @@ class Readers:
                     # While it waits there is nothing of it; what others write then is skipped.
                     cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)
                     behind = feed.last_sequence < turn.last_sequence
-                    async for item in cursor.stored(from_store=from_store or behind):
+                    here = None if from_store or behind else cursor.take()
+                    if here is None:
+                        async for item in cursor.stored():
+                            yield item
+                    for item in here or ():
                         yield item
                     for item in cursor.open_text():
                         yield item
@@ -254,7 +262,7 @@ class Readers:
                 await feed.wait(version)
                 from_store = False
 
-    async def follow_session(
+    async def follow_session(  # noqa: C901 - what comes first is seen best in one place
         self, feed: SessionFeed, session: SessionUid, *, after_sequence: int, deltas: bool
     ) -> AsyncGenerator[Item, None]:
         """Yield the events of a session after a sequence, CaughtUp, and then what is new, for ever.
@@ -281,18 +289,24 @@ class Readers:
         with self._mirrors.showing(session, feed, wanted=deltas):
             while True:
                 version = feed.version
-                for item in cursor.caught_up():
+                here = cursor.caught_up() if from_store else cursor.take()
+                # Woken, a reader has passed the turnstile for its first item.
+                for place, item in enumerate(here or ()):
+                    if place:
+                        await turnstile.enter()
                     yield item
-                async for item in cursor.stored(from_store=from_store):
-                    yield item
-                    await turnstile.enter()
+                if from_store or here is None:
+                    async for item in cursor.stored():
+                        await turnstile.enter()
+                        yield item
                 for item in (*cursor.caught_up(), *cursor.open_text()):
                     yield item
-                async for number, event in self._altered(feed, session, alteration):
-                    alteration = number
-                    # What was not delivered yet will come so anyway.
-                    if event.sequence <= cursor.sequence:
-                        yield EventAltered(event)
+                if (feed.alteration_count or 0) > alteration:
+                    async for number, event in self._altered(feed, session, alteration):
+                        alteration = number
+                        # What was not delivered yet will come so anyway.
+                        if event.sequence <= cursor.sequence:
+                            yield EventAltered(event)
                 if deltas and feed.last_sequence <= cursor.sequence:
                     for turn in _newly_stopped(feed, told):
                         yield TurnStopped(turn)
