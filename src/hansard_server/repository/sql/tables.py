@@ -409,4 +409,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 3
+SCHEMA_MINOR = 4

@@ -1,12 +1,12 @@
-"""What followers in other processes need: alterations counted, addresses of owners: schema 1.3."""
+"""What followers in other processes need: alterations counted, addresses of owners: schema 1.4."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
@@ -24,4 +24,4 @@ def upgrade() -> None:
         postgresql_where=sa.text("alteration IS NOT NULL"),
     )
     op.add_column("turns", sa.Column("lease_address", sa.String(255)))
-    op.execute("UPDATE schema_versions SET minor = 3")
+    op.execute("UPDATE schema_versions SET minor = 4")
