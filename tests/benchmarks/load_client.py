@@ -1,4 +1,5 @@
-"""A client that keeps 64 calls running, each in its own session: arguments are address, workload.
+"""A client that keeps 64 calls running, each in its own session: arguments are address, workload,
+key (empty for none).
 
 For every number of seconds on standard input it answers with a line of counts. Each run has
 sessions of its own, so that none becomes long.
@@ -44,9 +45,10 @@ class Counts:
 class Workload:
     """Calls of EventService, each with a request_id of its own."""
 
-    def __init__(self, stub: event_service_pb2_grpc.EventServiceAsyncStub) -> None:
-        """Call by `stub`."""
+    def __init__(self, stub: event_service_pb2_grpc.EventServiceAsyncStub, key: str) -> None:
+        """Call by `stub`, with the key."""
         self._stub = stub
+        self._metadata = (("authorization", f"Bearer {key}"),)
         self._client = secrets.token_hex(4)
         self._numbers = count()
 
@@ -58,7 +60,8 @@ class Workload:
                 session_key=session_key,
                 request_id=self._request_id(),
                 events=[output("x" * EVENT_BYTES)],
-            )
+            ),
+            metadata=self._metadata,
         )
         return 1
 
@@ -72,7 +75,7 @@ class Workload:
         )
         messages = 0
         ended = False
-        async for response in self._stub.SendEvent(request):
+        async for response in self._stub.SendEvent(request, metadata=self._metadata):
             messages += 1
             ended = response.HasField("turn_end") and not response.turn_end.turn.HasField("error")
         assert ended
@@ -98,13 +101,13 @@ async def run(call: Callable[[str], Awaitable[int]], keys: list[str], seconds: f
     return counts
 
 
-async def main(address: str, workload: str) -> None:
+async def main(address: str, workload: str, key: str) -> None:
     """Run whenever told to, until the input ends."""
     loop = asyncio.get_running_loop()
     async with grpc.aio.insecure_channel(address) as channel:
         stub: event_service_pb2_grpc.EventServiceAsyncStub
         stub = event_service_pb2_grpc.EventServiceStub(channel)
-        call = getattr(Workload(stub), workload)
+        call = getattr(Workload(stub, key), workload)
         run_numbers = count()
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             started, cpu = time.perf_counter(), time.process_time()
@@ -122,4 +125,4 @@ async def main(address: str, workload: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2]))
+    uvloop.run(main(*sys.argv[1:4]))

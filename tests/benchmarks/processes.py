@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,24 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server process that takes calls."""
+    """A server process that takes calls; `key` is its administrator's, empty where it asks none."""
 
     address: str
     pid: int
+    key: str = ""
 
 
 @contextmanager
-def serve(folder: Path, store_url: str) -> Iterator[Served]:
-    """Give `hansard serve` as it is shipped but for authentication, its log in a file."""
-    command = ["-m", "hansard_server", "serve", "--insecure", "--listen", "127.0.0.1:0"]
-    command += ["--http-listen", "off"]
+def serve(folder: Path, store_url: str, *, insecure: bool = True) -> Iterator[Served]:
+    """Give `hansard serve`, its log in a file; not insecure it is as it is shipped."""
+    command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0", "--http-listen", "off"]
     command += ["--data-dir", str(folder / "data"), "--store", store_url]
+    command += ["--insecure"] if insecure else []
     with _started(folder, command) as served:
-        yield served
+        if insecure:
+            yield served
+        else:
+            yield replace(served, key=(folder / "data" / "admin.key").read_text().strip())
 
 
 @contextmanager
@@ -65,9 +69,9 @@ class Client:
 
 
 @contextmanager
-def client(address: str, workload: str) -> Iterator[Client]:
+def client(address: str, workload: str, key: str = "") -> Iterator[Client]:
     """Give a client of one workload; see load_client."""
-    with _client("load_client.py", address, workload) as client:
+    with _client("load_client.py", address, workload, key) as client:
         yield client
 
 

@@ -39,7 +39,7 @@ def servers(
                 for number in range(ROUNDS + 1):
                     filler.add_sessions(session_keys(workload, number))
             filler.close()
-            servers[database] = stack.enter_context(serve(folder / database, url))
+            servers[database] = stack.enter_context(serve(folder / database, url, insecure=False))
         yield servers
 
 
@@ -50,7 +50,7 @@ def test_calls_a_second(servers: dict[str, Served], workload: str, report: Repor
     seen: dict[str, list[str]] = defaultdict(list)
     with ExitStack() as stack:
         clients = {
-            name: stack.enter_context(client(served.address, workload))
+            name: stack.enter_context(client(served.address, workload, served.key))
             for name, served in servers.items()
         }
         for name, load in clients.items():

@@ -178,7 +178,7 @@ async def make(
 ) -> Outcome:
     """Make a call, `/<service>/<method>`, as far as its first reply."""
     requests = request if isinstance(request, list) else [request]
-    method = _method(call)
+    method = method_of(call)
     arity = "stream" if method.client_streaming else "unary"
     reply_arity = "stream" if method.server_streaming else "unary"
     stub: Any = getattr(channel, f"{arity}_{reply_arity}")(
@@ -281,7 +281,8 @@ async def _run_turn(channel: grpc.aio.Channel, admin: Metadata, place: Place) ->
     return turn_id
 
 
-def _method(call: str) -> Any:
+def method_of(call: str) -> Any:
+    """Return the descriptor of `/<service>/<method>`."""
     _, service, name = call.split("/")
     for module in _SERVICES:
         for descriptor in module.DESCRIPTOR.services_by_name.values():
