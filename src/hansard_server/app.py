@@ -381,7 +381,7 @@ def _servicers(parts: Parts) -> list[Service]:
         Service(
             _name(session_service_pb2, "SessionService"),
             session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-            SessionServicer(sessions),
+            SessionServicer(sessions, settings.limits),
         ),
         Service(
             _name(event_service_pb2, "EventService"),

@@ -212,6 +212,9 @@ class Settings(BaseSettings):
         16, "Inputs that may wait in one session.", unit="inputs", ge=0, le=10_000
     )
 
+    session_max_events: int = _setting(
+        0, "Events of one session; a turn that runs may go beyond. 0: any.", unit="events", ge=0
+    )
     process_max_calls: int = _setting(
         1_000,
         "Calls that this process serves at a time, streams until their first response among them; "

@@ -70,6 +70,7 @@ class Session(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRE_AT_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     agent_key: _builtins.str
     """The agent that answers in it."""
     key: _builtins.str
@@ -125,6 +126,10 @@ class Session(_message.Message):
         turn is unfinished.
         """
 
+    @_builtins.property
+    def quotas(self) -> Global___SessionQuotas:
+        """What the session may hold, and what it holds."""
+
     def __init__(
         self,
         *,
@@ -144,16 +149,91 @@ class Session(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         expire_at: _timestamp_pb2.Timestamp | None = ...,
+        quotas: Global___SessionQuotas | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "metadata", b"metadata", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "metadata", b"metadata", "quotas", b"quotas", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "quotas", b"quotas", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionQuotas(_message.Message):
+    """What a session may hold, and what it holds. What goes beyond is refused with QUOTA_EXCEEDED or
+    QUEUE_FULL, whose QuotaFailure names the setting in `quota_id`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FILES_FIELD_NUMBER: _builtins.int
+    ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
+    QUEUED_INPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> Global___Quota:
+        """Events, hidden and deleted ones too (setting `session_max_events`; without a limit by default).
+        A turn that runs may go beyond.
+        """
+
+    @_builtins.property
+    def artifact_files(self) -> Global___Quota:
+        """Artifacts (setting `session_artifacts_max_files`)."""
+
+    @_builtins.property
+    def artifact_bytes(self) -> Global___Quota:
+        """The artifacts' bytes together (setting `session_artifacts_max_bytes`)."""
+
+    @_builtins.property
+    def queued_inputs(self) -> Global___Quota:
+        """Inputs that wait (setting `queue_max_inputs`)."""
+
+    def __init__(
+        self,
+        *,
+        events: Global___Quota | None = ...,
+        artifact_files: Global___Quota | None = ...,
+        artifact_bytes: Global___Quota | None = ...,
+        queued_inputs: Global___Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_files", b"artifact_files", "events", b"events", "queued_inputs", b"queued_inputs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_bytes", b"artifact_bytes", "artifact_files", b"artifact_files", "events", b"events", "queued_inputs", b"queued_inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionQuotas: _TypeAlias = SessionQuotas  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """How much there may be of something, and how much there is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """How much there is."""
+    limit: _builtins.int
+    """How much there may be. Unset: any amount."""
+    def __init__(
+        self,
+        *,
+        used: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class ForkOrigin(_message.Message):
@@ -167,6 +247,8 @@ class ForkOrigin(_message.Message):
     EVENT_ID_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FILES_FIELD_NUMBER: _builtins.int
+    ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
     agent_key: _builtins.str
     """The agent of the source."""
     session_key: _builtins.str
@@ -179,6 +261,10 @@ class ForkOrigin(_message.Message):
     """The sequence of the last event that the fork began with, those that closed open calls included:
     what comes after it was said here.
     """
+    artifact_files: _builtins.int
+    """How many artifacts the fork began with."""
+    artifact_bytes: _builtins.int
+    """Their bytes together."""
     @_builtins.property
     def usage(self) -> _turn_pb2.Usage:
         """What the copied turns had used; it is part of Session.usage, and was used once, in the source."""
@@ -192,10 +278,12 @@ class ForkOrigin(_message.Message):
         event_id: _builtins.str = ...,
         last_sequence: _builtins.int = ...,
         usage: _turn_pb2.Usage | None = ...,
+        artifact_files: _builtins.int = ...,
+        artifact_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "event_id", b"event_id", "last_sequence", b"last_sequence", "session_key", b"session_key", "session_uid", b"session_uid", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "artifact_bytes", b"artifact_bytes", "artifact_files", b"artifact_files", "event_id", b"event_id", "last_sequence", b"last_sequence", "session_key", b"session_key", "session_uid", b"session_uid", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

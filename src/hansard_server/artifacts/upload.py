@@ -137,6 +137,7 @@ class Uploader:
                 artifacts=artifacts,
                 quota=artifact_quota(self._limits),
             ),
+            max_events=self._limits.session_max_events,
         )
         appended = await self._submit(command, received)
         event_id = appended.events[0][0]

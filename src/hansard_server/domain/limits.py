@@ -30,3 +30,5 @@ class Limits:
     session_artifacts_max_bytes: int = 2 * 1024 * MIB
     session_artifacts_max_files: int = 1_000
     queue_max_inputs: int = 16
+    session_max_events: int = 0
+    """0: any number."""

@@ -136,6 +136,8 @@ class SessionHead:
     unfinished_turn_id: str | None = None
     queued_turns: int = 0
     usage: Usage = field(default_factory=Usage)
+    artifact_files: int = 0
+    artifact_bytes: int = 0
     expire_at_us: int | None = None
 
 

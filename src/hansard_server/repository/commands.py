@@ -130,7 +130,8 @@ class AppendDrafts:
     of a hidden call is hidden with it.
     A draft whose given id, type and payload are stored already is answered with where it is and
     written no second time. A `fault` that the caller has found is raised where the state is looked
-    at, so that the repeat of a success is one.
+    at, so that the repeat of a success is one. QuotaExceeded comes last, when the session would
+    have more than `max_events` events; 0 is any number.
     """
 
     session: SessionName
@@ -140,6 +141,7 @@ class AppendDrafts:
     expected_last_sequence: int | None = None
     while_busy: bool = False
     upload: Upload | None = None
+    max_events: int = 0
     fault: DomainError | None = None
 
 
@@ -159,7 +161,8 @@ class AcceptInput:
     into the turn that runs, as an event of it; where none runs, it is as QUEUE. Raises, in this
     order: AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
     SessionDisabled; SessionBusy (REJECT, or `expected_last_sequence` given); SequenceMismatch;
-    QueueFull when `queue_max_inputs` wait. `fault` as in AppendDrafts.
+    QueueFull when `queue_max_inputs` wait; QuotaExceeded when the session has `max_events` events;
+    0 is any number. `fault` as in AppendDrafts.
     """
 
     session: SessionName
@@ -170,6 +173,7 @@ class AcceptInput:
     lease: Lease
     claim: Claim | None = None
     expected_last_sequence: int | None = None
+    max_events: int = 0
     fault: DomainError | None = None
 
 

@@ -232,6 +232,8 @@ def _as_created(record: SessionRecord) -> SessionView:
     head = SessionHead(
         last_sequence=origin.last_sequence,
         usage=Usage(used.input_tokens, used.output_tokens, used.reasoning_tokens),
+        artifact_files=origin.artifact_files,
+        artifact_bytes=origin.artifact_bytes,
         expire_at_us=expire_at_us,
     )
     return SessionView(record, head)

@@ -7,7 +7,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansard.v1 import access_pb2, agent_pb2, session_pb2, turn_pb2
 from hansard_server.domain.access import ApiKeyRecord
-from hansard_server.domain.records import AgentRecord, SessionView, TurnRecord, Usage
+from hansard_server.domain.limits import Limits
+from hansard_server.domain.records import (
+    AgentRecord,
+    SessionHead,
+    SessionView,
+    TurnRecord,
+    Usage,
+)
 
 _MICROSECONDS = 1_000_000
 
@@ -28,8 +35,8 @@ def to_agent(record: AgentRecord) -> agent_pb2.Agent:
     return agent
 
 
-def to_session(view: SessionView) -> session_pb2.Session:
-    """Return the session as callers see it."""
+def to_session(view: SessionView, limits: Limits) -> session_pb2.Session:
+    """Return the session as callers see it, with what it may hold."""
     record, head = view.record, view.head
     return session_pb2.Session(
         agent_key=record.agent_key,
@@ -50,6 +57,20 @@ def to_session(view: SessionView) -> session_pb2.Session:
         created_at=to_timestamp(record.created_at_us),
         updated_at=to_timestamp(record.updated_at_us),
         expire_at=None if head.expire_at_us is None else to_timestamp(head.expire_at_us),
+        quotas=_quotas(head, limits),
+    )
+
+
+def _quotas(head: SessionHead, limits: Limits) -> session_pb2.SessionQuotas:
+    return session_pb2.SessionQuotas(
+        events=session_pb2.Quota(used=head.last_sequence, limit=limits.session_max_events or None),
+        artifact_files=session_pb2.Quota(
+            used=head.artifact_files, limit=limits.session_artifacts_max_files
+        ),
+        artifact_bytes=session_pb2.Quota(
+            used=head.artifact_bytes, limit=limits.session_artifacts_max_bytes
+        ),
+        queued_inputs=session_pb2.Quota(used=head.queued_turns, limit=limits.queue_max_inputs),
     )
 
 

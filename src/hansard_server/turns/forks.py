@@ -318,6 +318,8 @@ def _finish(
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
         ),
+        artifact_files=contents.files,
+        artifact_bytes=contents.size_bytes,
     )
     record = replace(
         admitted.record,

@@ -131,6 +131,7 @@ class Inputs:
             ),
             when_busy=_WHEN_BUSY[request.when_busy],
             queue_max_inputs=self._limits.queue_max_inputs,
+            max_events=self._limits.session_max_events,
             lease=self._engine.lease,
             claim=claim,
             expected_last_sequence=_expected(request),
@@ -213,6 +214,7 @@ class Inputs:
                 drafts=make_drafts(request.events, self._limits),
                 claim=claim,
                 expected_last_sequence=_expected(request),
+                max_events=self._limits.session_max_events,
                 fault=fault,
             )
         )

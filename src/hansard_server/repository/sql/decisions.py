@@ -83,6 +83,7 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
     if command.upload is not None:
         _check_quota(state, command.upload.artifacts, command.upload.quota)
     fresh = _check_drafts(state, command.drafts)
+    _check_events(state, len(fresh), command.max_events)
 
     places: list[tuple[str, int]] = []
     for draft in command.drafts:
@@ -109,6 +110,7 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
     _check_enabled(named)
     if command.fault is not None:
         raise command.fault
+    _check_events(state, 1, command.max_events)
     head = state.head
     if head.busy:
         if command.when_busy is WhenBusy.REJECT or command.expected_last_sequence is not None:
@@ -356,6 +358,16 @@ def _check_sequence(state: SessionState, expected: int | None) -> None:
     if expected is not None and expected != last:
         msg = f"expected_last_sequence: is {expected}, but the session's last sequence is {last}"
         raise SequenceMismatch(msg, metadata={"last_sequence": str(last)})
+
+
+def _check_events(state: SessionState, more: int, max_events: int) -> None:
+    used = state.head.last_sequence
+    if max_events and more and used + more > max_events:
+        msg = f"the session would have {used + more} events, and may have {max_events}"
+        raise QuotaExceeded(
+            msg,
+            quota=QuotaUse.of_session(state.uid, "session_max_events", limit=max_events, used=used),
+        )
 
 
 def _check_quota(

@@ -118,6 +118,8 @@ def session_head(row: AnyRow) -> SessionHead:
         unfinished_turn_id=row.unfinished_turn_id,
         queued_turns=row.queued_turns,
         usage=_usage(row),
+        artifact_files=row.artifact_files,
+        artifact_bytes=row.artifact_bytes,
         expire_at_us=row.expire_at,
     )
 

@@ -72,6 +72,8 @@ _HEAD_COLUMNS = [
     session_heads.c.input_tokens,
     session_heads.c.output_tokens,
     session_heads.c.reasoning_tokens,
+    session_heads.c.artifact_files,
+    session_heads.c.artifact_bytes,
     session_heads.c.expire_at,
 ]
 # One row when there is the agent; its session_uid is NULL when there is no session.
