@@ -116,6 +116,15 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("hansard_server.lifecycle", "protovalidate"),
     ),
     # Clients of the contract, and of nothing else.
+    # Adapters for libraries that are installed with their extras.
+    "hansard_client.adk": (
+        "hansard_client",
+        "MESSAGES",
+        "google.adk",
+        "google.genai",
+        "typing_extensions",
+    ),
+    "hansard_client.openai_agents": ("hansard_client", "agents"),
     "hansard_client": ("MESSAGES", "GRPC"),
     "hansard_client.commands": ("MESSAGES", "hansard_client", "rich", "typer"),
     "hansard_gateway": ("MESSAGES", "GRPC", "python_multipart", "starlette", "uvicorn", "uvloop"),

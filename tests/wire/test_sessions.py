@@ -10,6 +10,7 @@ import pytest
 
 from hansard.v1 import agent_service_pb2, session_pb2, session_service_pb2
 from tests.support.server import Running, failure
+from tests.support.talk import Talk, rating
 from tests.wire.conftest import agent_request
 
 Create = session_service_pb2.CreateSessionRequest
@@ -143,3 +144,15 @@ async def test_deleting_an_agent_deletes_its_sessions(hansard: Running, agent: s
     refused = await failure(hansard.sessions.GetSession(Get(agent_key=agent, session_key="s")))
     assert refused.reason == "SESSION_NOT_FOUND"
     assert made.uid
+
+
+async def test_session_says_when_its_last_event_was_stored(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    request = Get(**talk.keys)
+    before = await hansard.sessions.GetSession(request)
+    assert not before.HasField("last_event_at")
+    await talk.append(rating())
+    (event,) = await talk.events()
+    after = await hansard.sessions.GetSession(request)
+    assert after.last_event_at == event.created_at
+    assert after.updated_at == before.updated_at

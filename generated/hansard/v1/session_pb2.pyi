@@ -71,6 +71,7 @@ class Session(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRE_AT_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_AT_FIELD_NUMBER: _builtins.int
     agent_key: _builtins.str
     """The agent that answers in it."""
     key: _builtins.str
@@ -130,6 +131,13 @@ class Session(_message.Message):
     def quotas(self) -> Global___SessionQuotas:
         """What the session may hold, and what it holds."""
 
+    @_builtins.property
+    def last_event_at(self) -> _timestamp_pb2.Timestamp:
+        """18 to 24 are kept for more of this kind.
+
+        When the last event was stored; unset while there is none but those that a fork began with.
+        """
+
     def __init__(
         self,
         *,
@@ -150,10 +158,11 @@ class Session(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         expire_at: _timestamp_pb2.Timestamp | None = ...,
         quotas: Global___SessionQuotas | None = ...,
+        last_event_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "metadata", b"metadata", "quotas", b"quotas", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "last_event_at", b"last_event_at", "metadata", b"metadata", "quotas", b"quotas", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "quotas", b"quotas", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_event_at", b"last_event_at", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "quotas", b"quotas", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015

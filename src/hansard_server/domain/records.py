@@ -139,6 +139,7 @@ class SessionHead:
     artifact_files: int = 0
     artifact_bytes: int = 0
     expire_at_us: int | None = None
+    last_event_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def to_agent(record: AgentRecord) -> agent_pb2.Agent:
 def to_session(view: SessionView, limits: Limits) -> session_pb2.Session:
     """Return the session as callers see it, with what it may hold."""
     record, head = view.record, view.head
+    origin = session_pb2.ForkOrigin.FromString(record.forked_from or b"")
     return session_pb2.Session(
         agent_key=record.agent_key,
         key=record.key,
@@ -50,14 +51,15 @@ def to_session(view: SessionView, limits: Limits) -> session_pb2.Session:
         status=session_pb2.SessionStatus.ValueType(head.status),
         last_sequence=head.last_sequence,
         usage=to_usage(head.usage),
-        forked_from=session_pb2.ForkOrigin.FromString(record.forked_from)
-        if record.forked_from
-        else None,
+        forked_from=origin if record.forked_from else None,
         etag=record.etag,
         created_at=to_timestamp(record.created_at_us),
         updated_at=to_timestamp(record.updated_at_us),
         expire_at=None if head.expire_at_us is None else to_timestamp(head.expire_at_us),
         quotas=_quotas(head, limits),
+        last_event_at=to_timestamp(head.last_event_at_us)
+        if head.last_sequence > origin.last_sequence
+        else None,
     )
 
 

@@ -121,6 +121,7 @@ def session_head(row: AnyRow) -> SessionHead:
         artifact_files=row.artifact_files,
         artifact_bytes=row.artifact_bytes,
         expire_at_us=row.expire_at,
+        last_event_at_us=row.last_event_at,
     )
 
 

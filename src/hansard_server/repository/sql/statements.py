@@ -75,6 +75,7 @@ _HEAD_COLUMNS = [
     session_heads.c.artifact_files,
     session_heads.c.artifact_bytes,
     session_heads.c.expire_at,
+    session_heads.c.last_event_at,
 ]
 # One row when there is the agent; its session_uid is NULL when there is no session.
 _NAMED = agents.outerjoin(sessions, _LIVE_SESSION_OF_AGENT).outerjoin(
