@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from hansard_gateway import bodies
 from hansard_gateway.contract import Binding
+from hansard_gateway.errors import HttpError
 from hansard_gateway.json_reader import read_object
 from hansard_gateway.json_text import Member
 from hansard_gateway.json_writer import member, to_json
@@ -42,7 +43,8 @@ class Calls:
         members = await self._members(binding, request)
         message = build(binding, request, members)
         if is_update(binding) and not set_mask(binding, message, request.method, members):
-            return await self._unchanged(binding, request, metadata)
+            etag = getattr(message, binding.body).etag
+            return await self._unchanged(binding, request, metadata, etag)
         if "next_page_token" in binding.rpc.response.DESCRIPTOR.fields_by_name:
             return json_reply(await self._page(binding, message, metadata))
         answer = await self._upstream.call(binding.rpc, message, metadata)
@@ -59,13 +61,18 @@ class Calls:
         body = await bodies.read(request, self._upstream.options)
         return read_object(body) if body.strip() else {}
 
-    async def _unchanged(self, binding: Binding, request: Request, metadata: Metadata) -> Response:
-        """Return the resource as it is: nothing was to be changed."""
+    async def _unchanged(
+        self, binding: Binding, request: Request, metadata: Metadata, etag: str
+    ) -> Response:
+        """Return the resource as it is: nothing was to be changed. The etag, if any, must match."""
         found = getter(binding)
         if found is None:
             raise LookupError(f"{binding.rpc.path}: nothing gets what it changes")
         message = get_request(found, binding, request)
-        return json_reply(to_json(await self._upstream.call(found.rpc, message, metadata)))
+        resource = await self._upstream.call(found.rpc, message, metadata)
+        if etag not in {"", resource.etag}:
+            raise HttpError("etag_mismatch", [f"the etag is {resource.etag} now"])
+        return json_reply(to_json(resource))
 
     async def _page(self, binding: Binding, message: Any, metadata: Metadata) -> str:
         """Return a page that has an item unless it is the last: clients stop at an empty one."""

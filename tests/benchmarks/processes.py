@@ -24,12 +24,21 @@ class Served:
     address: str
     pid: int
     key: str = ""
+    http_address: str = ""
+
+    @property
+    def pids(self) -> list[int]:
+        """The server's process, and those that it started."""
+        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [self.pid, *(int(pid) for task in tasks for pid in task.read_text().split())]
 
 
 @contextmanager
-def serve(folder: Path, store_url: str, *, insecure: bool = True) -> Iterator[Served]:
+def serve(
+    folder: Path, store_url: str, *, insecure: bool = True, http: str = "off"
+) -> Iterator[Served]:
     """Give `hansard serve`, its log in a file; not insecure it is as it is shipped."""
-    command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0", "--http-listen", "off"]
+    command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0", "--http-listen", http]
     command += ["--data-dir", str(folder / "data"), "--store", store_url]
     command += ["--insecure"] if insecure else []
     with _started(folder, command) as served:
@@ -69,9 +78,11 @@ class Client:
 
 
 @contextmanager
-def client(address: str, workload: str, key: str = "") -> Iterator[Client]:
+def client(
+    address: str, workload: str, key: str = "", *, program: str = "load_client.py"
+) -> Iterator[Client]:
     """Give a client of one workload; see load_client."""
-    with _client("load_client.py", address, workload, key) as client:
+    with _client(program, address, workload, key) as client:
         yield client
 
 
@@ -121,7 +132,10 @@ def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
         ) as process,
     ):
         try:
-            yield Served(_address(process, log), process.pid)
+            entry = _serving(process, log)
+            yield Served(
+                entry["address"], process.pid, http_address=entry.get("http", "")
+            )
         finally:
             process.terminate()
             try:
@@ -130,14 +144,15 @@ def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
                 process.kill()
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
+    """Return what the server said when it served."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         for line in log.read_text().splitlines():
             if line.startswith("{") and line.endswith("}"):
-                entry = json.loads(line)
+                entry: dict[str, str] = json.loads(line)
                 if entry["event"] == "serving":
-                    return str(entry["address"])
+                    return entry
         assert process.poll() is None, f"the server has ended:\n{log.read_text()}"
         time.sleep(0.02)
     raise AssertionError(f"the server does not serve:\n{log.read_text()}")

@@ -103,6 +103,9 @@ async def test_an_agent_is_made_read_changed_replaced_and_deleted(door: Door) ->
     )
     assert set(changed["tool_configurations"]) == {"read"}
     assert changed["name"] == "Support"
+    for etag, status in ((changed["etag"], 200), ("nix", 409), ("x" * 100, 409)):
+        answer = await door.http.patch("/v2/agents/support", json={"etag": etag})
+        assert answer.status_code == status, answer.text
     unchanged = await ok(door, "PATCH", "/v2/agents/support", json={"name": None})
     assert unchanged == changed
 
