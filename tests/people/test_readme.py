@@ -22,6 +22,7 @@ README = ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- runs until it is stopped -->\n)?```(sh|python)\n(.*?)```", re.DOTALL)
 # The one thing that is changed: others may have the port.
 ADDRESS = "127.0.0.1:50051"
+HTTP_ADDRESS = "127.0.0.1:8080"
 # By these words of its output one knows that a command serves.
 READY = ("Ctrl-C stops.", '"serving"')
 
@@ -59,7 +60,7 @@ def test_every_block_is_run() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     pages = ("README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/GUARANTEES.md")
-    for name in (*pages, "docs/CLIENT.md"):
+    for name in (*pages, "docs/CLIENT.md", "docs/HTTP.md"):
         page = ROOT / name
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{name}: {link}"
@@ -71,6 +72,7 @@ class Reader:
 
     folder: Path
     port: int
+    http_port: int
 
     @contextmanager
     def serving(self, block: Block) -> Iterator[None]:
@@ -99,6 +101,7 @@ class Reader:
         self, block: Block, *, stderr: int, start_new_session: bool = False
     ) -> subprocess.Popen[bytes]:
         text = block.text.replace(ADDRESS, f"127.0.0.1:{self.port}")
+        text = text.replace(HTTP_ADDRESS, f"127.0.0.1:{self.http_port}")
         python = block.language == "python"
         return subprocess.Popen(
             [sys.executable, "-c", text]
@@ -122,6 +125,7 @@ class Reader:
             "PYTHONPATH": PATHS,
             "PYTHONUNBUFFERED": "1",
             "HANSARD_LISTEN": address,
+            "HANSARD_HTTP_LISTEN": f"127.0.0.1:{self.http_port}",
             "HANSARD_TARGET": address,
             # make must not install anything: the set-up is done.
             "MAKEFLAGS": "--old-file=.venv/.ready",
@@ -139,7 +143,7 @@ def reader(tmp_path: Path) -> Reader:
     command = binaries / "hansard"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hansard_server "$@"\n')
     command.chmod(0o755)
-    return Reader(tmp_path, free_port())
+    return Reader(tmp_path, free_port(), free_port())
 
 
 def test_its_commands_run(reader: Reader) -> None:
