@@ -59,7 +59,7 @@ class Calls:
             return {}
         bodies.check_json(request)
         body = await bodies.read(request, self._upstream.options)
-        return read_object(body) if body.strip() else {}
+        return read_object(body) if body else {}
 
     async def _unchanged(
         self, binding: Binding, request: Request, metadata: Metadata, etag: str

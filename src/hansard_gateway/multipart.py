@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from hansard_gateway.errors import HttpError
-
-PARTS_MAX: Final = 1_100
-"""No upload that the server takes has more: 1,000 files, and some fields."""
 
 
 @dataclass(slots=True)
@@ -71,7 +68,6 @@ class _Collector:
     def __init__(self, events: list[Told]) -> None:
         self.ended = False
         self._events = events
-        self._count = 0
         self._part = Part()
         self._name = bytearray()
         self._value = bytearray()
@@ -89,9 +85,6 @@ class _Collector:
         }
 
     def _begin(self) -> None:
-        self._count += 1
-        if self._count > PARTS_MAX:
-            raise _bad(f"has more than {PARTS_MAX} parts")
         self._part = Part()
 
     def _header(self) -> None:

@@ -27,7 +27,7 @@ from hansard_gateway.upstream import Upstream
 TOKEN_PATHS: Final = ("/oauth2/token", "/oauth/token")
 
 _FORM: Final = "application/x-www-form-urlencoded"
-_GRANT: Final = "client_credentials"
+GRANT: Final = "client_credentials"
 _FIELDS_MAX: Final = 32
 _SECRET_MAX_CHARACTERS: Final = 1_024
 _NO_STORE: Final = {"cache-control": "no-store", "pragma": "no-cache"}
@@ -44,8 +44,8 @@ class OAuth:
     async def __call__(self, request: Request) -> Response:
         """Return a token. Raises HttpError, ClientGone, grpc.aio.AioRpcError."""
         given = await self._read(request)
-        if given.get("grant_type", _GRANT) != _GRANT:
-            raise invalid("grant_type", f"must be {_GRANT}")
+        if given.get("grant_type", GRANT) != GRANT:
+            raise invalid("grant_type", f"must be {GRANT}")
         client, secret = given.get("client_id", ""), given.get("client_secret", "")
         for name, value in (("client_id", client), ("client_secret", secret)):
             if not value:

@@ -106,7 +106,8 @@ def _fill_value(target: Value, value: Any, path: str, depth: int) -> None:
     elif isinstance(value, bool):
         target.bool_value = value
     elif isinstance(value, Digits):
-        target.number_value = _number(value, path)
+        # What a double rounds, and what it can't hold, the server refuses.
+        target.number_value = float(value)
     elif isinstance(value, str):
         target.string_value = _free_text(value, path)
     elif isinstance(value, dict):
@@ -117,15 +118,6 @@ def _fill_value(target: Value, value: Any, path: str, depth: int) -> None:
         target.list_value.SetInParent()
         for each in value:
             _fill_value(target.list_value.values.add(), each, path, depth + 1)
-
-
-def _number(digits: Digits, path: str) -> float:
-    number = float(digits)
-    # The server refuses what a double rounds, too; here the digits are still known.
-    if not math.isfinite(number) or (number.is_integer() and abs(number) >= 2**53):
-        problem = "holds a number that would be rounded; keep large whole numbers as strings"
-        raise invalid(path, problem, code=_INVALID_METADATA)
-    return number
 
 
 def _free_text(value: str, path: str) -> str:

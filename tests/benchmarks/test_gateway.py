@@ -64,7 +64,7 @@ def _cost(served: Served, load: Client, notes: dict[str, str], name: str) -> flo
     load.begin(SECONDS)
     counted = load.result()
     used = [cpu_seconds(pid) - before for pid, before in zip(served.pids, cpu, strict=True)]
-    calls = counted["calls"]
+    calls: int = counted["calls"]
     shares = " + ".join(f"{seconds / calls * 1_000_000:.0f}" for seconds in used)
     notes[name] = (
         f"server + door {shares} us, p50 {counted['p50_ms']:.0f} ms,"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -278,3 +279,80 @@ async def test_a_stopping_gateway_says_where_to_resume(plain: Door) -> None:
     assert seen.frames[-1].data["sequence"] == 2
     (turn, *_) = await talk.turns()
     await talk.release(turn.id)
+
+
+class Wire:
+    """A connection to the server that can be cut."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.cuts = 0
+
+    async def open(self) -> str:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        self.cuts += 1
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self._target.rpartition(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        self._writers |= {writer, far_writer}
+        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        self._writers -= {writer, far_writer}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+async def test_a_connection_that_breaks_is_none_of_the_clients_business(door: Door) -> None:
+    script = [
+        {"thinking": {"content": THOUGHT, "delta_count": 5, "pause_ms": 40}},
+        {"pause_ms": 300},
+        {"agent_output": {"content": ANSWER, "delta_count": 10, "pause_ms": 40}},
+    ]
+    talk = await Talk(door.server).begin(script)
+    wire = Wire(door.server.server.address)
+    target = await wire.open()
+    async with open_door(door.server, target=target) as cut:
+        watching = asyncio.create_task(watched(cut, 1_000, query="?include_deltas=true"))
+        streaming = asyncio.create_task(streamed(cut, HELLO))
+        await talk.another("s2").open_session()
+        collecting = asyncio.create_task(
+            cut.http.post("/v2/agents/agent/sessions/s2/events", json=HELLO)
+        )
+        for count in (1, 2):
+
+            async def stored(count: int = count) -> bool:
+                return len(await talk.events()) >= count
+
+            await until(stored)
+            wire.cut()
+        frames, collected = await streaming, await collecting
+        await door.http.delete("/v2/agents/agent/sessions/s")
+        seen = await watching
+    await wire.close()
+    assert wire.cuts == 3
+    assert frames.types.count("input_message") == 1
+    assert text_of(frames, "streaming_thinking") == THOUGHT
+    assert text_of(frames, "streaming_agent_output") == ANSWER
+    assert frames.types[-1] == "end"
+    types = [event["type"] for event in collected.json()["events"]]
+    assert types == ["input_message", "thinking", "agent_output"]
+    sequences = [f.data["sequence"] for f in seen.frames if "messages" in f.data and "id" in f.data]
+    assert sequences == [1]
+    assert [f.data["sequence"] for f in seen.frames if f.data["type"] == "agent_output"] == [3]

@@ -29,11 +29,17 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(server: Running, options: Options | None = None) -> AsyncIterator[Door]:
-    """Give a gateway that serves in this process until the context ends."""
+async def open_door(
+    server: Running, options: Options | None = None, *, target: str = ""
+) -> AsyncIterator[Door]:
+    """Give a gateway that serves in this process until the context ends.
+
+    It finds its server at the target, which is the server's address unless said otherwise.
+    """
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    gateway = Gateway(listener, server.server.address, options or Options(drain_deadline_s=2))
+    options = options or Options(drain_deadline_s=2)
+    gateway = Gateway(listener, target or server.server.address, options)
     running = asyncio.create_task(gateway.run())
     url = f"http://127.0.0.1:{port}"
     try:

@@ -13,7 +13,7 @@ from hansard_gateway.calls import NO_CONTENT, status_of
 from hansard_gateway.contract import Binding, bindings
 from hansard_gateway.errors import STATUSES
 from hansard_gateway.naming import json_name, own_fields
-from hansard_gateway.oauth import TOKEN_PATHS
+from hansard_gateway.oauth import GRANT, TOKEN_PATHS
 from hansard_gateway.openapi.comments import comments
 from hansard_gateway.openapi.rules import Schema, of_string
 from hansard_gateway.openapi.schemas import REF, Mode, Schemas
@@ -204,7 +204,8 @@ def _body(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     if binding.rpc.name == "SendEvent":
         _add_own_members(schema)
         content[_FORM] = {"schema": _FORM_INPUT}
-    return {"required": not is_update(binding), "content": content}
+    needed = "anyOf" in schema or "required" in schema
+    return {"required": needed and not is_update(binding), "content": content}
 
 
 def _leave_to_path(schema: Schema, variables: set[str]) -> None:
@@ -324,7 +325,7 @@ def _token(path: str) -> dict[str, Any]:
         "properties": {
             "client_id": {**texts, "description": "The key's id."},
             "client_secret": {**texts, "description": "The key."},
-            "grant_type": {"type": "string", "enum": ["client_credentials"]},
+            "grant_type": {"type": "string", "enum": [GRANT]},
         },
         "required": ["client_id", "client_secret"],
     }
@@ -338,7 +339,12 @@ def _token(path: str) -> dict[str, Any]:
         "required": ["access_token", "token_type", "expires_in"],
     }
     words = "Issues a token for a key: OAuth client credentials."
-    content = {"application/x-www-form-urlencoded": {"schema": client}, _JSON: {"schema": client}}
+    properties = {**client["properties"], "grant_type": {"enum": [GRANT, None]}}
+    content = {
+        "application/x-www-form-urlencoded": {"schema": client},
+        # Some clients send no grant_type here; null is the same.
+        _JSON: {"schema": {**client, "properties": properties}},
+    }
     return {
         "operationId": "IssueTokenBy" + path.split("/")[1].title(),
         "tags": ["AccessService"],
