@@ -155,7 +155,8 @@ def test_its_commands_run(reader: Reader) -> None:
     with reader.serving(serve):
         printed = [reader.run(block) for block in rest]
     assert any("> Unopened goods may be returned within 30 days" in out for out in printed)
-    assert "> Opened software is exchanged for the same title only" in printed[-1]
+    answers = ["> Opened software is exchanged for the same title only" in out for out in printed]
+    assert answers.count(True) == 2
 
 
 def test_the_page_of_the_client_runs(reader: Reader) -> None:
