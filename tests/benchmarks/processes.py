@@ -133,9 +133,7 @@ def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
     ):
         try:
             entry = _serving(process, log)
-            yield Served(
-                entry["address"], process.pid, http_address=entry.get("http", "")
-            )
+            yield Served(entry["address"], process.pid, http_address=entry.get("http", ""))
         finally:
             process.terminate()
             try:
