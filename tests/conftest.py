@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from hansard_server.repository.sql.engine import make_engine, writing
 from tests.support.databases import DATABASES, Databases
+from tests.support.plans import fill, planned
 from tests.support.postgres import PostgresServer, running_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
 
 # On a busy machine the time of one example says nothing.
 settings.register_profile("hansard", settings(), deadline=None, print_blob=True)
@@ -31,6 +35,39 @@ def databases(
 ) -> Databases:
     """Give the maker of databases."""
     return Databases(request, tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture(scope="session")
+def filled(databases: Databases) -> Iterator[Callable[[str], Engine]]:
+    """Give the engine of a filled database, by its kind; each is made once, and stays as it is."""
+    made: dict[str, Engine] = {}
+
+    def engine_of(kind: str) -> Engine:
+        if kind not in made:
+            made[kind] = make_engine(databases.migrated(kind))
+            with writing(made[kind]).begin() as connection:
+                fill(connection)
+        return made[kind]
+
+    yield engine_of
+    # The databases go with their server and their folder.
+    for engine in made.values():
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def planned_statements(filled: Callable[[str], Engine]) -> Callable[[str], set[str]]:
+    """Give what the store may issue, by the kind of database: what has a line among the plans."""
+    known: dict[str, set[str]] = {}
+
+    def statements_of(kind: str) -> set[str]:
+        if kind not in known:
+            with writing(filled(kind)).begin() as connection:
+                known[kind] = planned(connection)
+                connection.rollback()
+        return known[kind]
+
+    return statements_of
 
 
 @pytest.fixture(params=DATABASES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from sqlalchemy import Engine
@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from hansard_server.repository.sql.engine import make_engine
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.databases import Databases
+from tests.support.plans import noting
 
 
 @pytest.fixture
@@ -35,8 +36,13 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[SqlStore]:
-    """Give an open store on the database of `url`."""
-    store = await SqlStore.open(url)
-    yield store
-    await store.close()
+async def store(
+    url: str, database: str, planned_statements: Callable[[str], set[str]]
+) -> AsyncIterator[SqlStore]:
+    """Give an open store on the database of `url`; what it issues has a line among the plans."""
+    with noting(Engine) as issued:
+        store = await SqlStore.open(url)
+        yield store
+        await store.close()
+    unknown = issued.normal - planned_statements(database)
+    assert not unknown, "tests/support/plans.py has no call that issues:\n" + "\n".join(unknown)

@@ -165,7 +165,7 @@ async def last(talk: Talk) -> int:
 
 async def test_writers_go_on_while_a_fork_is_copied(store_url: str, tmp_path: Path) -> None:
     _, _, meanwhile = await fork_under_writers(store_url, tmp_path, 4_000, "x" * 200)
-    # 16 pieces; whoever waited for all of them would write twice at most.
+    # 40 pieces; whoever waited for all of them would write twice at most.
     assert len(meanwhile) >= 8
 
 

@@ -41,8 +41,8 @@ from hansard_server.repository.sql.keysets import encode_keys, key_part, key_row
 from hansard_server.repository.sql.rows import event_values, turn_record, turn_values
 from hansard_server.repository.sql.tables import artifacts, events, forks, turns
 
-PIECE_MAX_EVENTS = 250
-PIECE_MAX_BYTES = 1024 * 1024
+PIECE_MAX_EVENTS = 100
+PIECE_MAX_BYTES = 512 * 1024
 """A piece ends here, with at least one event. On SQLite every other writer waits for a piece."""
 _PLANNED_AT_ONCE = 5_000
 _MENTIONING = frozenset(
@@ -129,6 +129,7 @@ _COPY_EVENTS = _copies(
     events.c.deleted_at.is_(None),
     sequence=_given(0, events.c.sequence),
     hide_reason=literal(0),
+    alteration=null(),
 ).execution_options(preserve_rowcount=True)
 _NOTHING = literal(b"", LargeBinary)
 _COPY_TURNS = _copies(
@@ -146,6 +147,7 @@ _COPY_TURNS = _copies(
     open_calls=literal("[]", String),
     lease_owner=null(),
     lease_until=null(),
+    lease_address=null(),
     taken_sequence=literal(0),
     steered_sequence=literal(0),
     fence=literal(0),

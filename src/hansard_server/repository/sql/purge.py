@@ -221,7 +221,11 @@ def _purge_session(connection: Connection, tenant: str, uid: str, budget: int) -
 
 
 def _remove(connection: Connection, table: Table, old: Select[Any], values: dict[str, int]) -> int:
-    keys = [tuple(row) for row in connection.execute(old, values)]
+    keys = [{"of_tenant": r.tenant, "of_uid": r.uid} for r in connection.execute(old, values)]
     if keys:
-        connection.execute(delete(table).where(tuple_(table.c.tenant, table.c.uid).in_(keys)))
+        # One by one: for a list of such keys SQLite reads the whole table.
+        one = delete(table).where(
+            table.c.tenant == bindparam("of_tenant"), table.c.uid == bindparam("of_uid")
+        )
+        connection.execute(one, keys)
     return len(keys)
