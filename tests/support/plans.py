@@ -180,6 +180,10 @@ FILL = (
         "'', 0, 0, 0, '[]', 0, 0, 0, i, i FROM n"
     ),
     (
+        "INSERT INTO claims (tenant, session_uid, scope, request_id, fingerprint) {numbers} "
+        "SELECT 'tenant-1', 'session-' || (i % 10), 1, 'request-' || i, '' FROM n"
+    ),
+    (
         "INSERT INTO artifacts (tenant, session_uid, id, filename, mime_type, size_bytes, "
         "sha256, description, metadata, source, blob_key, created_at, updated_at) {numbers} "
         "SELECT 'tenant-1', 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, "
@@ -497,8 +501,11 @@ def explain(connection: Connection, call: Call, how: str = "") -> list[list[Any]
         # Of an executemany all rows are found alike. Before it is run: what it finds may be gone.
         one = parameters[0] if isinstance(parameters, list) else parameters
         cursor = connection.connection.cursor()
+        # ANALYZE runs the statement: what it does is taken back, for it is still to be done.
+        cursor.execute("SAVEPOINT explained")
         cursor.execute(f"{prefix} {statement}", one)
         plans.append(cursor.fetchall())
+        cursor.execute("ROLLBACK TO SAVEPOINT explained")
         cursor.close()
 
     event.listen(connection, "before_cursor_execute", look)
