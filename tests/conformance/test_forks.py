@@ -335,3 +335,20 @@ async def test_bytes_of_a_fork_in_the_making_are_referred_to(store: Store) -> No
     await store.write(lambda tx: tx.delete_artifact(TENANT, SESSION.uid, "art_1"))
     found = await store.read(lambda tx: tx.find_unreferenced_blobs(TENANT, ["blob-1"]))
     assert found == set()
+
+
+def test_every_column_of_a_copy_was_thought_of() -> None:
+    """A new column is copied as it is, unless `sql/forks.py` says otherwise: decide, and add it."""
+    of_events = "tenant session_uid sequence id type turn_id created_at hide_reason deleted_at "
+    of_events += "tool_call_id size_bytes payload alteration"
+    of_turns = "tenant session_uid id number status input_event_id input_type input first_sequence "
+    of_turns += "last_sequence pending_calls attempt error input_tokens output_tokens "
+    of_turns += "reasoning_tokens open_calls lease_owner lease_until taken_sequence "
+    of_turns += "steered_sequence fence created_at started_at ended_at lease_address"
+    of_artifacts = (
+        "tenant session_uid id filename mime_type size_bytes sha256 description metadata "
+    )
+    of_artifacts += "ttl_days source blob_key created_at updated_at expire_at"
+    assert set(tables.events.c.keys()) == set(of_events.split())
+    assert set(tables.turns.c.keys()) == set(of_turns.split())
+    assert set(tables.artifacts.c.keys()) == set(of_artifacts.split())

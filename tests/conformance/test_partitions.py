@@ -34,6 +34,7 @@ OVER_ALL = {
     "find_unfinished_turns",
     "find_expired_turns",
     "find_idle_queues",
+    "next_lease_end_s",
     # Of all turns that a process runs.
     "renew_leases",
     # Joined with the heads of as many sessions as the page has.
@@ -41,7 +42,7 @@ OVER_ALL = {
     "scan_sessions_back",
 }
 # How many sessions a call is about.
-SESSIONS = {"commands": 5, "fork": 2, "delete": 4}
+SESSIONS = {"read_pulses": 2, "commands": 5, "fork": 2}
 OF_SESSIONS = ("event_pages", "turn_pages", "alter", "fork", "commands")
 
 
@@ -69,6 +70,10 @@ def distributed(databases: Databases) -> Iterator[Engine]:
             for index in table.indexes:
                 index.create(connection)
         fill(connection)
+        # Where next to no turn waits, and no tool was called, it costs less to look at all of them.
+        connection.execute(text("UPDATE turns SET status = 1 WHERE number % 2 = 0"))
+        connection.execute(text("UPDATE events SET tool_call_id = id WHERE sequence % 2 = 0"))
+        connection.execute(text("ANALYZE"))
     yield engine
     engine.dispose()
     databases.drop(url)
@@ -106,7 +111,8 @@ def test_reads_of_a_session_touch_one_partition(distributed: Engine, name: str) 
     with writing(distributed).begin() as connection:
         counts = partitions(connection, CASES[name].call)
         connection.rollback()
-    assert all(count == 1 for of_table in counts for count in of_table.values()), counts
+    most = SESSIONS.get(name, 1)
+    assert not [of_table for of_table in counts if max(of_table.values(), default=0) > most]
 
 
 @pytest.mark.parametrize("name", OF_SESSIONS)
@@ -116,4 +122,4 @@ def test_statements_touch_the_partitions_of_their_sessions(distributed: Engine, 
         connection.rollback()
     most = SESSIONS.get(name, 1)
     assert any(counts)
-    assert all(count <= most for of_table in counts for count in of_table.values()), counts
+    assert not [of_table for of_table in counts if max(of_table.values(), default=0) > most]

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, LargeBinary, event, text, update
 from hansard_server.domain.access import ApiKeyRecord, Grant, Role
 from hansard_server.domain.clock import now_us
 from hansard_server.domain.errors import DomainError
+from hansard_server.domain.rates import Rate
 from hansard_server.domain.records import EventType, TurnStatus
 from hansard_server.repository.api import Alteration, CreationScan, EventScan, Position, TurnScan
 from hansard_server.repository.commands import (
@@ -31,6 +32,7 @@ from hansard_server.repository.commands import (
 )
 from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.probe import probe_write
 from hansard_server.repository.sql.tables import metadata
 from hansard_server.repository.sql.writes import SqlWriteTx
 from tests.support import records
@@ -325,6 +327,7 @@ def alter(tx: SqlWriteTx) -> None:
     run(tx, "UPDATE events SET tool_call_id = 'call' WHERE id = 'aev_13'")
     for alteration in Alteration:
         tx.alter_event(*HERE, "aev_13", alteration, 9)
+    tx.alter_event(*HERE, "aev_23", Alteration.HIDE, 9)
 
 
 def fork(tx: SqlWriteTx) -> None:
@@ -365,6 +368,13 @@ def sweeps(tx: SqlWriteTx) -> None:
     tx.find_expired_artifacts(9, 10)
     tx.find_unreferenced_blobs(TENANT, ["blob-1", "blob-2"])
     tx.find_owned_turns("me", 10)
+
+
+def rates(tx: SqlWriteTx) -> None:
+    rate = Rate(60.0)
+    for _ in range(2):
+        tx.lease_permits(TENANT, "subject-3", rate, 5)
+    tx.forget_full_buckets()
 
 
 def batch(tx: SqlWriteTx, *commands: Any, skip_locked: bool = False) -> None:
@@ -421,6 +431,8 @@ CALLS: dict[str, Call] = {
     "give_up": give_up,
     "access": access,
     "sweeps": sweeps,
+    "rates": rates,
+    "probe": lambda tx: probe_write(tx.connection),
     "commands": commands,
 }
 """Calls by what they are about; of these every statement is looked at, not only the last."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Select, and_, bindparam, func, insert, literal_column, select, update
 
 from hansard_server.domain.records import TurnStatus
 from hansard_server.repository.sql import tables
 from hansard_server.repository.sql.engine import database_now_us, lock_for_update
-from hansard_server.repository.sql.keysets import select_by_keys
+from hansard_server.repository.sql.keysets import key_part, key_rows, select_by_keys
 
 _heads = tables.session_heads
 _events = tables.events
@@ -72,19 +72,36 @@ TURNS = select_by_keys(
 # In the text rather than as a parameter, so that both databases see that the partial index applies.
 QUEUED: Any = literal_column(str(int(TurnStatus.QUEUED)))
 _waiting = _turns.alias("waiting")
-NEXT_WAITING = select_by_keys(
-    *_turns.c, source=_turns, keys=(_turns.c.tenant, _turns.c.session_uid)
-).where(
-    _turns.c.status == QUEUED,
-    _turns.c.number
-    == select(func.min(_waiting.c.number))
-    .where(
-        _waiting.c.tenant == _turns.c.tenant,
-        _waiting.c.session_uid == _turns.c.session_uid,
-        _waiting.c.status == QUEUED,
+
+
+def _next_waiting() -> Select[Any]:
+    """Return the select of the turn that waits longest in each session.
+
+    Its number is looked up for each key. As a condition on the turns, PostgreSQL would look it up
+    for each turn that waits anywhere.
+    """
+    rows = key_rows()
+    tenant, session_uid = (
+        key_part(rows, index, column.type)
+        for index, column in enumerate((_turns.c.tenant, _turns.c.session_uid))
     )
-    .scalar_subquery(),
-)
+    number = (
+        select(func.min(_waiting.c.number))
+        .where(
+            _waiting.c.tenant == tenant,
+            _waiting.c.session_uid == session_uid,
+            _waiting.c.status == QUEUED,
+        )
+        .correlate(rows)
+        .scalar_subquery()
+    )
+    of_session = (_turns.c.tenant == tenant, _turns.c.session_uid == session_uid)
+    return select(*_turns.c).select_from(
+        rows.join(_turns, and_(*of_session, _turns.c.number == number))
+    )
+
+
+NEXT_WAITING = _next_waiting()
 TURN_COLUMNS = (
     "status",
     "first_sequence",
