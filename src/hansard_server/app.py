@@ -200,6 +200,7 @@ class Server:
         self._run("artifact_sweep", artifact_sweep.run())
         feeds = Feeds()
         replica = await Replica.open(settings, store, feeds)
+        closers.add("replica", replica.close)
         engine = _engine(settings, store, feeds, blobs, self._clock, replica)
         listening = ExitStack()
         listening.enter_context(store.listen(feeds.on_change))
@@ -207,7 +208,6 @@ class Server:
         closers.add("listening", partial(asyncio.to_thread, listening.close))
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
-        closers.add("replica", replica.close)
         await replica.join(engine, keeper)
         closers.add("keeper", keeper.close)
         closers.add("turns", lambda: engine.drain(self._remaining_s() * _TURNS_SHARE))

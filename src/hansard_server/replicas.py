@@ -101,6 +101,8 @@ class Replica:
         await self.mirrors.close()
         if self._listener is not None:
             await self._listener.close()
+            # grpc's server wants to be let go while its loop is there.
+            self._listener = None
         for task in self._tasks:
             await cancel(task)
 
