@@ -34,6 +34,9 @@ _TENANT = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _TEMPORARY = "tmp"
 _RETRY_AFTER_S = 5.0
 
+_undoing: set[asyncio.Task[None]] = set()
+"""What goes on after its caller has gone."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -177,6 +180,7 @@ class BlobWriter:
         self._spool: list[bytes] = []
         self._parts: _Part | None = None
         self._parts_key = ""
+        self._finishing: asyncio.Task[Blob] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -198,7 +202,12 @@ class BlobWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Abort what was not finished."""
+        """Abort what was not finished; take back what was, if it comes to nothing all the same."""
+        if error is not None and self._finishing is not None:
+            undoing = asyncio.ensure_future(self._undo(self._finishing))
+            _undoing.add(undoing)
+            undoing.add_done_callback(_undoing.discard)
+            await asyncio.shield(undoing)
         self._spool.clear()
         parts, self._parts = self._parts, None
         if parts is not None:
@@ -223,6 +232,12 @@ class BlobWriter:
 
     async def finish(self) -> Blob:
         """Make the file visible, synced on local disk, and return what it is."""
+        # The object store goes on with what it was told when its caller is cancelled: a client that
+        # goes away often does so here, since its leaving looks like the end of its stream.
+        self._finishing = asyncio.ensure_future(self._make_visible())
+        return await asyncio.shield(self._finishing)
+
+    async def _make_visible(self) -> Blob:
         digest = self._hash.digest()
         key = self._parts_key
         with _store_errors():
@@ -241,6 +256,14 @@ class BlobWriter:
         if self._root is not None:
             await asyncio.to_thread(local_disk.sync, self._root, self._prefix + key)
         return Blob(key, self._size, digest)
+
+    async def _undo(self, finishing: asyncio.Task[Blob]) -> None:
+        try:
+            blob = await finishing
+            with _store_errors(missing_is_fine=True):
+                await obstore.delete_async(self._store, self._prefix + blob.key)
+        except (StoreUnavailable, BlobMissing):
+            _log.warning("bytes of a broken upload stay until the next sweep")
 
     async def _open_parts(self) -> None:
         self._parts_key = _key_of(self._expected) if self._expected else _temporary_key()

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import obstore
 import pytest
 from google.protobuf import json_format, struct_pb2
 
@@ -258,3 +259,28 @@ async def test_an_artifact_that_expired_is_gone(world: World) -> None:
         await later.get(TENANT, named(service_pb2.GetArtifactRequest, artifact_id))
     assert (await later.list(TENANT, named(service_pb2.ListArtifactsRequest))).items == ()
     await world.artifacts.get(TENANT, named(service_pb2.GetArtifactRequest, artifact_id))
+
+
+async def test_upload_that_is_cancelled_while_its_bytes_are_stored_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = obstore.put_async
+    storing, go_on, was_stored = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def put_late(*arguments: Any) -> Any:
+        # What is cancelled is the caller: the object store does what it was told.
+        storing.set()
+        await go_on.wait()
+        result = await put(*arguments)
+        was_stored.set()
+        return result
+
+    monkeypatch.setattr(obstore, "put_async", put_late)
+    uploading = asyncio.ensure_future(world.upload(start(), header(), *chunks(b"hello")))
+    await storing.wait()
+    uploading.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await uploading
+    await was_stored.wait()
+    await nothing_is_left(world)
