@@ -35,11 +35,11 @@ class Served:
 
 @contextmanager
 def serve(
-    folder: Path, store_url: str, *, insecure: bool = True, http: str = "off"
+    folder: Path, store_url: str, *more: str, insecure: bool = True, http: str = "off"
 ) -> Iterator[Served]:
     """Give `hansard serve`, its log in a file; not insecure it is as it is shipped."""
     command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0", "--http-listen", http]
-    command += ["--data-dir", str(folder / "data"), "--store", store_url]
+    command += ["--data-dir", str(folder / "data"), "--store", store_url, *more]
     command += ["--insecure"] if insecure else []
     with _started(folder, command) as served:
         if insecure:

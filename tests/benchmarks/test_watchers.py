@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -34,6 +34,11 @@ from tests.support.talk import output
 WATCHERS = 1_000
 SECONDS = 3.0
 EVENTS_PER_S = 25
+PARKED = 50
+# An event of 1 MB as it was read, as it is sent, and what the connection takes ahead.
+PARKED_MAX_MIB = 5
+# A reader with so small a window takes a part, and then stands.
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
 P99_RATIO_MAX = 1.5
 MEMORY_MAX_MIB = 300
 DELIVERIES_MIN_PER_S = 20_000
@@ -42,7 +47,7 @@ IDLE, BUSY = "idle-{}", "busy"
 
 
 @contextmanager
-def served(databases: Databases, database: str, folder: Path) -> Iterator[Served]:
+def served(databases: Databases, database: str, folder: Path, *more: str) -> Iterator[Served]:
     """Give a server with sessions to write to, idle ones, and one that all watch."""
     url = databases.migrated(database)
     try:
@@ -52,7 +57,7 @@ def served(databases: Databases, database: str, folder: Path) -> Iterator[Served
         filler.add_sessions(IDLE.format(number) for number in range(WATCHERS))
         filler.add_sessions([BUSY])
         filler.close()
-        with serve(folder, url) as server:
+        with serve(folder, url, *more) as server:
             yield server
     finally:
         databases.drop(url)
@@ -67,20 +72,7 @@ def test_idle_watchers_cost_writers_little(
             for name in ("none", "idle")
         }
         stack.enter_context(watchers(servers["idle"].address, WATCHERS, IDLE))
-        loads = {
-            name: stack.enter_context(client(server.address, "append"))
-            for name, server in servers.items()
-        }
-        rounds = []
-        for number in range(-1, ROUNDS):
-            figures = {}
-            names = ["none", AGAIN, "idle"]
-            for name in names[number % 3 :] + names[: number % 3]:
-                load = loads["none" if name == AGAIN else name]
-                load.begin(SECONDS)
-                figures[name] = load.result()["p99_ms"]
-            if number >= 0:
-                rounds.append({name: figures[name] for name in names})
+        rounds = _p99_of_appends(stack, servers, "idle")
         memory = memory_mib(servers["idle"].pid)
         notes = {"idle": f"memory {memory:.0f} MiB, none: {memory_mib(servers['none'].pid):.0f}"}
     title = f"{database}: AppendEvents, 64 at a time, p99 with {WATCHERS} idle watchers"
@@ -90,15 +82,73 @@ def test_idle_watchers_cost_writers_little(
     table.check(P99_RATIO_MAX)
 
 
+def test_readers_that_stopped_cost_writers_little(
+    databases: Databases, database: str, tmp_path: Path, report: Report
+) -> None:
+    with ExitStack() as stack:
+        servers = {
+            # They are to stay, however long this takes.
+            name: stack.enter_context(
+                served(databases, database, tmp_path / name, "--set", "stall_s=0")
+            )
+            for name in ("none", "parked")
+        }
+        _park(stack, servers["parked"].address)
+        rounds = _p99_of_appends(stack, servers, "parked")
+        each = (memory_mib(servers["parked"].pid) - memory_mib(servers["none"].pid)) / PARKED
+        notes = {"parked": f"memory {each:.1f} MiB each"}
+    title = f"{database}: AppendEvents, 64 at a time, p99 with {PARKED} readers that stopped"
+    table = to_table(title, "ms", "none", rounds, notes)
+    report.add(table)
+    assert each < PARKED_MAX_MIB
+    table.check(P99_RATIO_MAX)
+
+
+def _p99_of_appends(
+    stack: ExitStack, servers: Mapping[str, Served], with_readers: str
+) -> list[dict[str, float]]:
+    """Return the rounds of AppendEvents at a server without readers, again, and at one with."""
+    loads = {
+        name: stack.enter_context(client(server.address, "append"))
+        for name, server in servers.items()
+    }
+    rounds = []
+    for number in range(-1, ROUNDS):
+        figures = {}
+        names = ["none", AGAIN, with_readers]
+        for name in names[number % 3 :] + names[: number % 3]:
+            load = loads["none" if name == AGAIN else name]
+            load.begin(SECONDS)
+            figures[name] = load.result()["p99_ms"]
+        if number >= 0:
+            rounds.append({name: figures[name] for name in names})
+    return rounds
+
+
+def _park(stack: ExitStack, address: str) -> None:
+    """Have readers of a session of 24 MB, each on a connection of its own, read one message."""
+    channel = stack.enter_context(grpc.insecure_channel(address))
+    large = event_service_pb2.AppendEventsRequest(
+        agent_key=AGENT_KEY, session_key=BUSY, events=[output("x" * 1_000_000) for _ in range(3)]
+    )
+    for _ in range(8):
+        event_service_pb2_grpc.EventServiceStub(channel).AppendEvents(large)
+    request = event_service_pb2.WatchEventsRequest(agent_key=AGENT_KEY, session_key=BUSY)
+    options = [*SMALL_WINDOW, ("grpc.use_local_subchannel_pool", 1)]
+    for _ in range(PARKED):
+        aside = stack.enter_context(grpc.insecure_channel(address, options=options))
+        watch = event_service_pb2_grpc.EventServiceStub(aside).WatchEvents(request)
+        stack.callback(watch.cancel)
+        next(watch)
+
+
 def test_watchers_of_the_session_written_to(
     databases: Databases, database: str, tmp_path: Path, report: Report
 ) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(served(databases, database, tmp_path))
         channel = stack.enter_context(grpc.insecure_channel(server.address))
-        # Small windows: it takes a part, and then stands.
-        small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1_024)]
-        aside = stack.enter_context(grpc.insecure_channel(server.address, options=small))
+        aside = stack.enter_context(grpc.insecure_channel(server.address, options=SMALL_WINDOW))
         parked = event_service_pb2_grpc.EventServiceStub(aside).WatchEvents(
             event_service_pb2.WatchEventsRequest(agent_key=AGENT_KEY, session_key=BUSY)
         )

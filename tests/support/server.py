@@ -211,7 +211,10 @@ class ServeProcess:
 
 @contextmanager
 def serve_process(
-    *arguments: str, environment: dict[str, str] | None = None, insecure: bool = True
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    insecure: bool = True,
+    module: str = "hansard_server",
 ) -> Iterator[ServeProcess]:
     """Give `hansard serve` with these arguments; it is killed if it still runs at the end.
 
@@ -224,7 +227,7 @@ def serve_process(
     # The folders that this process imports from, so that it needs no installation either.
     paths = os.pathsep.join(path for path in sys.path if path)
     with subprocess.Popen(
-        [sys.executable, "-m", "hansard_server", "serve", *arguments],
+        [sys.executable, "-m", module, "serve", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths, **(environment or {})},
