@@ -100,6 +100,7 @@ _LARGE_REQUESTS = 64
 _CALLS_SHARE = 0.6
 _STOP_GRACE_S = 0.1
 _HANDSHAKE_TIMEOUT_MS = 10_000
+_PENDING_CALLS = 20_000
 # Of what is left then, running turns may take this part to come to their end.
 _TURNS_SHARE = 0.7
 
@@ -432,6 +433,7 @@ def _engine(
             text_max_bytes=limits.text_max_bytes,
             artifact_quota=artifact_quota(settings.limits),
             address=replica.address,
+            max_turns=settings.process_max_turns,
         ),
         peers=replica.peers,
     )
@@ -502,6 +504,10 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         # grows to megabytes, which clients fill before anybody has let them in.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_concurrent_streams", settings.connection_max_streams),
+        # What has arrived and was not looked at yet: beyond the first, grpc drops calls at random,
+        # and their clients hear CANCELLED with no word of why or when to come again.
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
         ("grpc.max_connection_idle_ms", round(1_000 * settings.connection_idle_s)),
         # Of all headers of a call together: beyond the first, calls are refused at random, beyond
         # the second always.

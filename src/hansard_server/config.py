@@ -226,6 +226,13 @@ class Settings(BaseSettings):
     process_max_streams: int = _setting(
         20_000, "Streams of responses that this process serves.", unit="streams", ge=1, le=1_000_000
     )
+    process_max_turns: int = _setting(
+        1_000,
+        "Turns that this process runs at a time; past that, input messages are refused.",
+        unit="turns",
+        ge=1,
+        le=1_000_000,
+    )
     process_max_uploads: int = _setting(
         100, "Uploads that this process takes at a time.", unit="uploads", ge=1, le=100_000
     )

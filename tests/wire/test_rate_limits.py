@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 from hansard.v1 import (
@@ -176,3 +177,26 @@ async def test_calls_of_a_key_have_a_cap() -> None:
         async with asyncio.timeout(30):
             while keys._held:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+
+async def test_a_process_runs_so_many_turns(databases: Databases, tmp_path: Path) -> None:
+    url = databases.migrated("sqlite")
+    async with running(tmp_path, url, process_max_turns=2) as server:
+        talk = await Talk(server).begin()
+        turns = [talk, *[await talk.another(key).open_session() for key in ("t", "u")]]
+        held = [await turns[0].hold(request_id="first"), await turns[1].hold()]
+        refused = await failure(turns[2].send("hello"))
+        assert (refused.reason, refused.retry_s) == ("RATE_LIMIT_EXCEEDED", 1.0)
+        # The repeat of an input that was taken is no other input.
+        joined = turns[0].stream("Wait.", request_id="first")
+        assert (await joined.read()).turn_id == held[0][1]
+        for each, (stream, turn_id) in zip(turns, held, strict=False):
+            await each.release(turn_id)
+            stream.cancel()
+        joined.cancel()
+        async with asyncio.timeout(30):
+            while True:
+                # The turns have ended when the engine has let go of them too.
+                with suppress(grpc.aio.AioRpcError):
+                    assert (await turns[2].send("hello"))[-1].HasField("turn_end")
+                    break

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
 import structlog
 
-from hansard_server.domain.errors import InvalidRequest, RateLimitExceeded
+from hansard_server.domain.errors import DomainError, InvalidRequest, RateLimitExceeded
 from hansard_server.domain.limits import KIB
 from hansard_server.servicers.interceptors import Call, Proceed
 from hansard_server.servicers.status import DETAILS_KEY, to_wire
@@ -30,6 +31,7 @@ REQUEST_PATIENCE_S = 30.0
 """A request of one message must have arrived after this time."""
 _HURRY_AFTER_S = 1.0
 """When others wait, after this one."""
+_LOOK_INTERVAL_S = 0.25
 _PROBE_REQUESTS = 16
 
 
@@ -134,8 +136,9 @@ class RequestReader:
         self._slots = asyncio.Semaphore(large_requests)
         self._probe_slots = asyncio.Semaphore(_PROBE_REQUESTS)
         self._patience_s = patience_s
-        # The oldest first.
-        self._reading: dict[asyncio.Timeout, float] = {}
+        # The oldest first. One timer looks at them all: one for each would cost more than the rest.
+        self._readings: dict[_Reading, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Serve the call with its request as bytes. Raises InvalidRequest, RateLimitExceeded."""
@@ -146,33 +149,39 @@ class RequestReader:
             await self._wait(slots)
         else:
             await slots.acquire()
-        release = _once(slots.release)
         try:
             call.request = await self._read(call)
-            if len(call.request) <= SMALL_REQUEST_BYTES:
-                release()
-            elif call.method.response_streaming:
-                call.when_answered(release)
+        except BaseException:
+            slots.release()
+            raise
+        if len(call.request) <= SMALL_REQUEST_BYTES:
+            slots.release()
+            return await proceed(call)
+        release = _once(slots.release)
+        if call.method.response_streaming:
+            call.when_answered(release)
+        try:
             return await proceed(call)
         finally:
             release()
 
     async def _read(self, call: Call) -> bytes:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker: a coroutine runs in one
         patience_s = _HURRY_AFTER_S if call.method.probe else self._patience_s
-        started = asyncio.get_running_loop().time()
-        scope = asyncio.timeout_at(started + patience_s)
-        self._reading[scope] = started
+        reading = _Reading(task, loop.time(), patience_s)
+        self._readings[reading] = None
+        if self._timer is None:
+            self._timer = loop.call_later(_LOOK_INTERVAL_S, self._look)
         try:
-            async with scope:
-                received = await call.context.read()
-        except TimeoutError:
-            if asyncio.get_running_loop().time() - started < patience_s:
-                raise RateLimitExceeded(
-                    "the request arrived too slowly, and others waited", retry_after_s=1.0
-                ) from None
-            raise InvalidRequest(f"the request did not arrive within {patience_s:g} s") from None
+            received = await call.context.read()
+        except asyncio.CancelledError:
+            # Not by us, or by others too: then it is theirs.
+            if reading.ended is None or task.uncancel():
+                raise
+            raise reading.ended from None
         finally:
-            self._reading.pop(scope, None)
+            self._readings.pop(reading, None)
         if received is grpc.aio.EOF:
             # Also after grpc has refused a frame by itself: then this is not heard of.
             raise InvalidRequest("the call ended without its request")
@@ -189,12 +198,40 @@ class RequestReader:
                 return
 
     def _end_slowest(self) -> None:
+        reading = next(iter(self._readings), None)
         now = asyncio.get_running_loop().time()
-        for scope, started in self._reading.items():
-            if now - started >= _HURRY_AFTER_S:
-                del self._reading[scope]
-                scope.reschedule(now)
-            return
+        if reading is not None and now - reading.started >= _HURRY_AFTER_S:
+            self._end(
+                reading,
+                RateLimitExceeded(
+                    "the request arrived too slowly, and others waited", retry_after_s=1.0
+                ),
+            )
+
+    def _look(self) -> None:
+        """End what has taken too long, and come again while anything is read."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        late = [r for r in self._readings if now - r.started >= r.patience_s]
+        for reading in late:
+            words = f"the request did not arrive within {reading.patience_s:g} s"
+            self._end(reading, InvalidRequest(words))
+        self._timer = loop.call_later(_LOOK_INTERVAL_S, self._look) if self._readings else None
+
+    def _end(self, reading: _Reading, error: DomainError) -> None:
+        del self._readings[reading]
+        reading.ended = error
+        reading.task.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """A request that is being read; `ended` says why it was given up."""
+
+    task: asyncio.Task[Any]
+    started: float
+    patience_s: float
+    ended: DomainError | None = None
 
 
 def _once(do: Callable[[], None]) -> Callable[[], None]:

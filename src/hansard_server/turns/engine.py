@@ -21,6 +21,7 @@ from hansard_server.domain.errors import (
     DomainError,
     EventAlreadyExists,
     ModelUnavailable,
+    RateLimitExceeded,
     StoreUnavailable,
 )
 from hansard_server.domain.keys import random_tail
@@ -50,6 +51,7 @@ MAX_TAKEOVERS = 3
 """So many times in a row a turn is taken over without a new event; then it ends FAILED."""
 INTERRUPT_PATIENCE_S = 2.0
 """An owner that has not ended its turn after this long loses it."""
+_OVERLOAD_RETRY_S = 1.0
 _FINISH_RETRY_FIRST_S = 0.1
 _FINISH_RETRY_MAX_S = 2.0
 
@@ -68,12 +70,14 @@ class EngineSettings:
         text_max_bytes: a text that grows larger becomes several events.
         artifact_quota: what the files of a session together may amount to.
         address: where other processes ask this one about its turns; empty: nowhere.
+        max_turns: as many turns run here before inputs are refused.
     """
 
     lease_s: float
     text_max_bytes: int
     artifact_quota: ArtifactQuota | None = None
     address: str = ""
+    max_turns: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,19 @@ class TurnEngine:
         """The lease under which this process runs turns."""
         settings = self._settings
         return Lease(owner=self.owner, duration_s=settings.lease_s, address=settings.address)
+
+    @property
+    def overload(self) -> RateLimitExceeded | None:
+        """Why another input can't be taken now; None while there is room for its turn.
+
+        Turns that wait or are taken over run in any case: there are only so many of them.
+        """
+        if len(self._running) < self._settings.max_turns:
+            return None
+        return RateLimitExceeded(
+            "the server runs as many turns as it can at a time; come again later",
+            retry_after_s=_OVERLOAD_RETRY_S,
+        )
 
     @property
     def draining(self) -> bool:

@@ -111,6 +111,7 @@ class Inputs:
         name, fault = await self._fill(
             _session_name(tenant, request), message_references(message, "input_message")
         )
+        fault = fault or self._engine.overload
         if request.when_busy == event_service_pb2.WHEN_BUSY_INTERRUPT:
             await self._interrupt_for_input(
                 FindInterrupted(
