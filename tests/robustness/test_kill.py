@@ -197,7 +197,7 @@ async def check(world: World, store_url: str, folder: Path) -> None:
             ratings = [e.custom.data_json for e in events if e.HasField("custom")]
             assert len(ratings) == len(set(ratings)), "an append was written twice"
             world.ratings -= set(ratings)
-            turns += await talk.turns(page_size=1_000)
+            turns += await talk.all_turns()
             uploads = [
                 e.artifact_upload.artifacts[0] for e in events if e.HasField("artifact_upload")
             ]

@@ -87,9 +87,10 @@ async def until_heard(pair: Pair) -> None:
         source = aiter(watch)
         assert items([await anext(source)]) == ["caught_up"]
         seen = asyncio.ensure_future(anext(source))
-        while not seen.done():
-            await talk.append(rating())
-            await asyncio.wait([seen], timeout=0.2)
+        async with asyncio.timeout(60):
+            while not seen.done():
+                await talk.append(rating())
+                await asyncio.wait([seen], timeout=0.2)
         watch.cancel()
 
 
@@ -330,7 +331,7 @@ async def test_wake_ups_that_are_lost_or_repeated(
 
     monkeypatch.setattr(WakeUps, "_hear", heard)
     floor_s = 0.5
-    async with AsyncExitStack() as stack:
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
         pair = await start_pair(stack, url, tmp_path, poll_floor_s=floor_s)
         talk = await Talk(pair.one).begin(SLOWLY)
         watches = [Talk(pair.two).watch(include_deltas=n > 0) for n in range(2)]

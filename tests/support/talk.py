@@ -174,6 +174,19 @@ class Talk:
             if not token:
                 return events
 
+    async def all_turns(self) -> list[turn_pb2.Turn]:
+        """Return all turns, page by page."""
+        turns: list[turn_pb2.Turn] = []
+        token = ""
+        while True:
+            page = await self.server.turns.ListTurns(
+                turn_service_pb2.ListTurnsRequest(page_size=1_000, page_token=token, **self.keys)
+            )
+            turns += page.turns
+            token = page.next_page_token
+            if not token:
+                return turns
+
     async def turns(self, **fields: Any) -> list[turn_pb2.Turn]:
         """Return the first page of turns."""
         page = await self.server.turns.ListTurns(
