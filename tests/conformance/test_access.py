@@ -6,12 +6,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Engine, select
 
 from hansard_server.domain.access import ApiKeyRecord, Grant, Role
 from hansard_server.domain.errors import ApiKeyNotFound
 from hansard_server.domain.records import Claimed
 from hansard_server.repository.api import CreationScan, Position, Store, WriteTx
 from hansard_server.repository.sql.store import SqlStore
+from hansard_server.repository.sql.tables import roles
 from tests.support.records import AGENT, CLAIM, TENANT
 
 KEY = ApiKeyRecord(
@@ -81,7 +83,7 @@ async def test_last_use_never_goes_back(store: Store) -> None:
         assert key.last_used_at_us == expected
 
 
-async def test_role_ends_with_its_agent(store: Store) -> None:
+async def test_role_ends_with_its_agent(store: Store, engine: Engine) -> None:
     await insert(store, KEY)
     await store.write(lambda tx: tx.delete_agent(TENANT, AGENT.uid, 5_000))
     again = replace(AGENT, uid="agent-uid-2", etag="etag-2")
@@ -90,6 +92,9 @@ async def test_role_ends_with_its_agent(store: Store) -> None:
     assert key.grants == (Grant(Role.ADMINISTRATOR),)
     agents = await store.read(lambda tx: tx.get_agents(TENANT, [AGENT.uid, again.uid]))
     assert agents == [again]
+    with engine.connect() as connection:
+        left = connection.execute(select(roles.c.agent_uid)).scalars().all()
+    assert left == [""]
 
 
 async def test_keys_are_scanned_by_creation(store: Store) -> None:

@@ -180,7 +180,8 @@ async def test_stream_ends_when_its_key_is_found_revoked(clock: Time) -> None:
     assert not any(task.done() for task in running)
     keys.keys[KEY.id] = replace(KEY, revoked_at_us=NOW_US)
     await cache._reload([KEY.id])
-    ended = await asyncio.gather(*running, return_exceptions=True)
+    async with asyncio.timeout(20):
+        ended = await asyncio.gather(*running, return_exceptions=True)
     assert all(isinstance(error, TimeoutError) for error in ended)
     assert not known.streams
 
