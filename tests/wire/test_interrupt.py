@@ -24,7 +24,7 @@ from tests.support.talk import (
 STEER = event_service_pb2.WHEN_BUSY_STEER
 INTERRUPT = event_service_pb2.WHEN_BUSY_INTERRUPT
 SLOW_TOOL = {"tool_call": {"name": "slow", "input": {}, "output": {}, "pause_ms": 60_000}}
-SLOW_TEXT = {"agent_output": {"deltas": ["half an ", "answer"], "pause_ms": 30_000}}
+SLOW_TEXT = {"agent_output": {"deltas": ["half an ", "answer"], "pause_ms": 4_000}}
 
 
 async def rest_of(stream: Any) -> list[event_service_pb2.SendEventResponse]:
