@@ -68,9 +68,9 @@ class KeyConvertor(StringConvertor):
 register_url_convertor("key", KeyConvertor())
 
 
-def create_app(channel: grpc.aio.Channel, options: Options, stopping: Stopping) -> ASGIApp:
-    """Return the application; it calls the server through the channel."""
-    upstream = Upstream(channel, options, stopping)
+def create_app(upstream: Upstream) -> ASGIApp:
+    """Return the application; it calls the server by `upstream`."""
+    options, stopping = upstream.options, upstream.stopping
     serve = _handlers(upstream)
     health = Health(upstream)
     oauth = OAuth(upstream)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -107,7 +106,20 @@ def draining(**facts: Any) -> HttpError:
     )
 
 
-def from_grpc(error: grpc.aio.AioRpcError, request: Any, body: str = "") -> HttpError:
+class Failed(Protocol):
+    """A call that failed: grpc's own error, or one that looks like it."""
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status."""
+
+    def details(self) -> str | None:
+        """Return the status in words."""
+
+    def trailing_metadata(self) -> Any:
+        """Return the metadata that came with the status."""
+
+
+def from_grpc(error: Failed, request: Any, body: str = "") -> HttpError:
     """Return the error as HTTP says it.
 
     `request` is the descriptor of the request, `body` the field that the HTTP body was ("" or "*":
@@ -147,13 +159,13 @@ _OWN_WORDS: Final = {
 }
 
 
-def reason_of(error: grpc.aio.AioRpcError) -> str:
+def reason_of(error: Failed) -> str:
     """Return the contract's reason for the failure, or ""."""
     return _details(error)[0].reason
 
 
 def _details(
-    error: grpc.aio.AioRpcError,
+    error: Failed,
 ) -> tuple[
     error_details_pb2.ErrorInfo,
     error_details_pb2.BadRequest,

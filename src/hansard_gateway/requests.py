@@ -90,6 +90,13 @@ def set_request_id(message: Any, request: Request) -> None:
     message.request_id = key or message.request_id or new_request_id()
 
 
+def takes_request_id(binding: Binding) -> bool:
+    """Tell whether the RPC is one, however often it is sent under the same id."""
+    descriptor: Any = binding.rpc.request.DESCRIPTOR
+    start = descriptor.fields_by_name.get("start")
+    return "request_id" in (start.message_type if start else descriptor).fields_by_name
+
+
 def set_mask(binding: Binding, message: Any, method: str, members: Mapping[str, Member]) -> bool:
     """Set what an update changes; False when the body names nothing to change.
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from asyncio import TimerHandle
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hansard_gateway.app import create_app
 from hansard_gateway.settings import KIB, Options
-from hansard_gateway.upstream import Stopping, open_channel
+from hansard_gateway.upstream import Stopping, Upstream, open_blocking_channel, open_channel
 
 _log = logging.getLogger("hansard.gateway")
 
@@ -114,9 +115,13 @@ class Gateway:
     async def run(self) -> None:
         """Serve until `stop` is called and all have been answered, or the deadline is over."""
         certificate, key = self._certificate or (None, None)
-        async with open_channel(self._target, self._credentials) as channel:
+        where = self._target, self._credentials
+        async with open_channel(*where) as channel:
+            upstream = Upstream(
+                channel, partial(open_blocking_channel, *where), self._options, self._stopping
+            )
             config = uvicorn.Config(
-                create_app(channel, self._options, self._stopping),
+                create_app(upstream),
                 http=Protocol,
                 ws="none",
                 lifespan="off",
@@ -133,7 +138,10 @@ class Gateway:
             self._server = _Server(config)
             if self._stopping.begun:
                 self._server.should_exit = True
-            await self._server.serve([self._listener])
+            try:
+                await self._server.serve([self._listener])
+            finally:
+                upstream.close()
 
     def stop(self) -> None:
         """Begin to stop: streams end with the place to resume from."""

@@ -22,6 +22,7 @@ class Options:
         patience_s: how long a call that broke is taken up again before it fails.
         call_timeout_s: how long the server may take for a call that is no stream.
         connections_max: connections that are served at a time.
+        uploads_max: uploads that are passed on at a time; more wait.
         drain_deadline_s: a stopping gateway is gone after this time.
     """
 
@@ -33,4 +34,5 @@ class Options:
     patience_s: float = 30.0
     call_timeout_s: float = 60.0
     connections_max: int = 4_096
+    uploads_max: int = 64
     drain_deadline_s: float = 10.0

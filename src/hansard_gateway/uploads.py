@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, Final
 
-import grpc.aio
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,7 +20,7 @@ from hansard_gateway.requests import set_path, set_request_id
 from hansard_gateway.settings import KIB, MIB
 from hansard_gateway.sse import EventStream
 from hansard_gateway.turns import STREAM, Turns
-from hansard_gateway.upstream import Broken, Upstream, metadata_of
+from hansard_gateway.upstream import Broken, UploadFailed, Upstream, metadata_of
 
 MULTIPART_TYPE: Final = "multipart/form-data"
 _FILE_FIELDS: Final = frozenset({"file", "files"})
@@ -133,12 +131,8 @@ class Uploads:
             return await self._upstream.upload(binding.rpc, form.requests(), metadata)
         except Broken:
             raise draining() from None
-        except asyncio.CancelledError:
-            # grpc cancels a call whose requests fail.
-            if form.failure is not None:
-                raise form.failure from None
-            raise
-        except grpc.aio.AioRpcError as error:
+        except UploadFailed as error:
+            # A call whose requests fail is ended by that.
             if form.failure is not None:
                 raise form.failure from None
             raise _without_part(from_grpc(error, binding.rpc.request.DESCRIPTOR)) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, Final
 
 import grpc
@@ -43,6 +44,15 @@ def open_channel(
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
     return grpc.aio.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+
+
+def open_blocking_channel(
+    target: str, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.Channel:
+    """Return a channel as `open_channel` does, for calls that wait in threads."""
+    if credentials is None:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
 
 
 def metadata_of(request: Request) -> Metadata:
@@ -93,6 +103,27 @@ class Broken(Exception):  # noqa: N818 - reads as what happened
         self.cause = cause
 
 
+class UploadFailed(Exception):  # noqa: N818 - reads as what happened
+    """An upload was refused. Has what an AioRpcError has."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__("the upload was refused")
+        self._call = call
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status."""
+        code: grpc.StatusCode = self._call.code()
+        return code
+
+    def details(self) -> str:
+        """Return the status in words."""
+        return str(self._call.details() or "")
+
+    def trailing_metadata(self) -> Any:
+        """Return the metadata that came with the status."""
+        return self._call.trailing_metadata()
+
+
 class Patience:
     """How long, and how often, something is tried again."""
 
@@ -119,11 +150,21 @@ class Patience:
 class Upstream:
     """The server, as the gateway calls it."""
 
-    def __init__(self, channel: grpc.aio.Channel, options: Options, stopping: Stopping) -> None:
-        """Call through the channel, which the caller closes."""
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        connect: Callable[[], grpc.Channel],
+        options: Options,
+        stopping: Stopping,
+    ) -> None:
+        """Call through the channel, which the caller closes; uploads by what `connect` makes."""
         self.options = options
         self.stopping = stopping
         self._channel = channel
+        self._connect = connect
+        self._blocking: grpc.Channel | None = None
+        # Each has a thread of grpc's.
+        self._uploads = asyncio.Semaphore(options.uploads_max)
         self._methods: dict[str, Any] = {}
 
     def patience(self) -> Patience:
@@ -175,20 +216,49 @@ class Upstream:
             self.stopping.forget(call)
             call.cancel()
 
-    async def upload(self, rpc: Rpc, requests: AsyncIterable[Message], metadata: Metadata) -> Any:
-        """Return the answer to a stream of requests. Raises grpc.aio.AioRpcError."""
-        call = self._method(rpc, self._channel.stream_unary)(requests, metadata=metadata)
-        self.stopping.watch(call)
-        try:
-            return await call
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self.stopping.begun and not (task and task.cancelling()):
-                raise Broken(None) from None
-            raise
-        finally:
-            self.stopping.forget(call)
-            call.cancel()
+    async def upload(
+        self, rpc: Rpc, requests: AsyncGenerator[Message, None], metadata: Metadata
+    ) -> Any:
+        """Return the answer to a stream of requests, taken as fast as the server takes them.
+
+        Raises UploadFailed, Broken.
+        """
+        # grpc's asyncio client forgets the status of a call that is answered while it writes, one
+        # time in five: "Internal error from Core". The other client does not.
+        loop = asyncio.get_running_loop()
+        method = self._open_blocking().stream_unary(
+            rpc.path,
+            request_serializer=rpc.request.SerializeToString,
+            response_deserializer=rpc.response.FromString,
+        )
+        async with self._uploads:
+            feed = _Feed(requests, loop)
+            call: Any = method.future(feed.messages(), metadata=metadata)
+            ended = asyncio.Event()
+            call.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+            feed.call = call
+            self.stopping.watch(call)
+            try:
+                await ended.wait()
+            finally:
+                self.stopping.forget(call)
+                call.cancel()
+                await feed.stop()
+        if call.code() is grpc.StatusCode.OK:
+            return call.result()
+        if self.stopping.begun:
+            raise Broken(None)
+        raise UploadFailed(call)
+
+    def close(self) -> None:
+        """Close what this opened."""
+        if self._blocking is not None:
+            self._blocking.close()
+
+    def _open_blocking(self) -> grpc.Channel:
+        if self._blocking is None:
+            self._blocking = self._connect()
+        return self._blocking
 
     def unary(self, path: str, request: Any, response: Any) -> Any:
         """Return a method that is not of the contract, such as the health service's."""
@@ -207,6 +277,52 @@ class Upstream:
                 response_deserializer=rpc.response.FromString,
             )
         return method
+
+
+class _Feed:
+    """Requests that are made on the loop, for a thread of grpc's that sends them.
+
+    Attributes:
+        call: what is cancelled when the requests fail, so that nobody takes them for complete.
+    """
+
+    def __init__(
+        self, requests: AsyncGenerator[Message, None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.call: Any = None
+        self._requests = requests
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped = False
+
+    def messages(self) -> Iterator[Message]:
+        """Yield the requests, each when it can be sent; in grpc's thread."""
+        while not self._stopped:
+            taking = asyncio.run_coroutine_threadsafe(self._take(), self._loop)
+            try:
+                request = taking.result()
+            except CancelledError:
+                return
+            if request is None:
+                return
+            yield request
+
+    async def stop(self) -> None:
+        """Take no more, and wait until nothing is being taken; on the loop."""
+        self._stopped = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _take(self) -> Message | None:
+        self._task = asyncio.current_task()
+        if self._stopped:
+            return None
+        try:
+            return await anext(self._requests, None)
+        except Exception:  # noqa: BLE001 - whoever made the requests keeps it
+            self.call.cancel()
+            return None
 
 
 def may_pass(error: grpc.aio.AioRpcError) -> bool:

@@ -49,7 +49,7 @@ def test_rules_of_the_contract_are_constraints() -> None:
     body = told["paths"]["/v2/agents/{agent_key}/sessions"]["post"]["requestBody"]
     session = body["content"]["application/json"]["schema"]
     assert session["required"] == ["name"]
-    assert session["additionalProperties"] is False
+    assert session["additionalProperties"] == {"type": "null"}
     assert (
         session["properties"]["name"]["minLength"],
         session["properties"]["name"]["maxLength"],

@@ -17,7 +17,13 @@ from hansard_gateway.oauth import GRANT, TOKEN_PATHS
 from hansard_gateway.openapi.comments import comments
 from hansard_gateway.openapi.rules import Schema, of_string
 from hansard_gateway.openapi.schemas import REF, Mode, Schemas
-from hansard_gateway.requests import IDEMPOTENCY_HEADER, PAGE_DEFAULT, PAGE_MAX, is_update
+from hansard_gateway.requests import (
+    IDEMPOTENCY_HEADER,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    is_update,
+    takes_request_id,
+)
 
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
@@ -134,7 +140,7 @@ def _parameters(binding: Binding, schemas: Schemas) -> list[dict[str, Any]]:
             _in_query("sort_by", {"type": "string", "enum": ["created_at", "updated_at"]}),
             _in_query("order_by", {"type": "string", "enum": ["asc", "desc"]}),
         ]
-    if binding.method == "POST":
+    if binding.method == "POST" and takes_request_id(binding):
         said = "Makes the request one, however often it is sent."
         schema = {"type": "string", "pattern": "^[!-~]{1,128}$"}
         parameters.append(_in_header(IDEMPOTENCY_HEADER, schema, said))

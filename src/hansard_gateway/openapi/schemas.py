@@ -38,6 +38,8 @@ _INTEGERS: Final = {
     **dict.fromkeys((13, 7), ("int64", 0, (1 << 32) - 1)),
     **dict.fromkeys((4, 6), ("int64", 0, (1 << 64) - 1)),
 }
+# null is the same as absent, whatever the name.
+_ONLY_ABSENT: Final[Schema] = {"type": "null"}
 _BOOL, _STRING, _BYTES, _ENUM, _FLOATS = 8, 9, 12, 14, frozenset({1, 2})
 # What clients of the documented API need as an object, whatever it was.
 _OBJECTS: Final = frozenset(
@@ -95,7 +97,7 @@ class Schemas:
         if required:
             schema["required"] = required
         if mode is not Mode.REPLY:
-            schema["additionalProperties"] = False
+            schema["additionalProperties"] = _ONLY_ABSENT
         return schema
 
     def _required(self, field: Any, mode: Mode) -> bool:
@@ -125,7 +127,7 @@ class Schemas:
             if needed:
                 variant["required"] = needed
             if mode is not Mode.REPLY:
-                variant["additionalProperties"] = False
+                variant["additionalProperties"] = _ONLY_ABSENT
                 if default is not None:
                     kind = {"enum": [member.name, None]} if default == member.name else kind
                     variant["properties"]["type"] = kind
