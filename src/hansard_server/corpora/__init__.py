@@ -1,0 +1,1 @@
+"""Corpora: documents that many sessions search."""
