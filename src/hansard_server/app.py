@@ -28,6 +28,8 @@ from hansard.v1 import (
     agent_service_pb2_grpc,
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    corpus_service_pb2,
+    corpus_service_pb2_grpc,
     event_service_pb2,
     event_service_pb2_grpc,
     session_service_pb2,
@@ -54,6 +56,10 @@ from hansard_server.artifacts.read import Artifacts
 from hansard_server.artifacts.sweep import ArtifactSweep
 from hansard_server.artifacts.upload import Uploader, artifact_quota
 from hansard_server.config import ConfigurationMistake, Settings, find_exposures
+from hansard_server.corpora.corpora import Corpora
+from hansard_server.corpora.filters import check_filter
+from hansard_server.corpora.search import CorpusSearch
+from hansard_server.corpora.tenant import TenantCorpora
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.limits import KIB
 from hansard_server.domain.rates import Rate
@@ -70,6 +76,7 @@ from hansard_server.servicers.access import AccessServicer
 from hansard_server.servicers.admission import Admission, RequestReader
 from hansard_server.servicers.agents import AgentServicer
 from hansard_server.servicers.artifacts import ArtifactServicer
+from hansard_server.servicers.corpora import CorpusServicer
 from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.events import EventServicer
 from hansard_server.servicers.health import Health, HealthServicer, watch_store
@@ -126,6 +133,8 @@ class Parts:
     readers: Readers
     engine: TurnEngine
     forks: Forks
+    corpora: Corpora
+    corpus_search: CorpusSearch
     sweeper: Sweeper
     keys: KeyCache
     key_tokens: Tokens
@@ -202,7 +211,15 @@ class Server:
         feeds = Feeds()
         replica = await Replica.open(settings, store, feeds)
         closers.add("replica", replica.close)
-        engine = _engine(settings, store, feeds, blobs, self._clock, replica)
+        corpora = Corpora(store, limits=settings.limits, tokens=tokens, clock=self._clock)
+        corpus_search = CorpusSearch(store)
+        contexts = ContextLoader(
+            store,
+            _files_of(settings, store, blobs, self._clock),
+            lambda tenant: TenantCorpora(tenant, corpora, corpus_search),
+            clock=self._clock,
+        )
+        engine = _engine(settings, store, feeds, contexts, replica)
         listening = ExitStack()
         listening.enter_context(store.listen(feeds.on_change))
         listening.enter_context(store.listen(engine.on_change))
@@ -223,6 +240,8 @@ class Server:
             readers=Readers(store, feeds, replica.mirrors),
             engine=engine,
             forks=await self._open_forks(store, alone=alone),
+            corpora=corpora,
+            corpus_search=corpus_search,
             sweeper=sweeper,
             keys=keys,
             key_tokens=key_tokens,
@@ -346,7 +365,7 @@ def _servicers(parts: Parts) -> list[Service]:
         store,
         limits=settings.limits,
         tokens=tokens,
-        check_configuration=check_agent,
+        check_configuration=partial(check_agent, check_filter=check_filter),
         on_delete=parts.sweeper.wake,
         clock=parts.clock,
     )
@@ -399,12 +418,17 @@ def _servicers(parts: Parts) -> list[Service]:
             artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server,
             ArtifactServicer(artifacts, uploader),
         ),
+        Service(
+            _name(corpus_service_pb2, "CorpusService"),
+            corpus_service_pb2_grpc.add_CorpusServiceServicer_to_server,
+            CorpusServicer(parts.corpora, parts.corpus_search),
+        ),
     ]
 
 
-def _engine(
-    settings: Settings, store: Store, feeds: Feeds, blobs: Blobs, clock: Clock, replica: Replica
-) -> TurnEngine:
+def _files_of(
+    settings: Settings, store: Store, blobs: Blobs, clock: Clock
+) -> Callable[[SessionRecord], StoredFiles]:
     def open_files(session: SessionRecord) -> StoredFiles:
         return StoredFiles(
             store,
@@ -417,6 +441,12 @@ def _engine(
             clock=clock,
         )
 
+    return open_files
+
+
+def _engine(
+    settings: Settings, store: Store, feeds: Feeds, contexts: ContextLoader, replica: Replica
+) -> TurnEngine:
     limits = AgentLimits(event_max_bytes=settings.event_max_bytes)
     return TurnEngine(
         store,
@@ -427,7 +457,7 @@ def _engine(
             tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
             limits=limits,
         ),
-        load_context=ContextLoader(store, open_files, clock=clock).load,
+        load_context=contexts.load,
         settings=EngineSettings(
             lease_s=settings.lease_s,
             text_max_bytes=limits.text_max_bytes,

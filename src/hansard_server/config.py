@@ -211,6 +211,9 @@ class Settings(BaseSettings):
     queue_max_inputs: int = _setting(
         16, "Inputs that may wait in one session.", unit="inputs", ge=0, le=10_000
     )
+    document_max_bytes: int = _setting(
+        MIB, "Largest text of a document in a corpus.", unit="bytes", ge=KIB, le=64 * MIB
+    )
 
     session_max_events: int = _setting(
         0, "Events of one session; a turn that runs may go beyond. 0: any.", unit="events", ge=0

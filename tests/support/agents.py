@@ -9,7 +9,14 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
+from hansard.v1 import (
+    agent_pb2,
+    artifact_pb2,
+    corpus_pb2,
+    corpus_service_pb2,
+    event_pb2,
+    session_pb2,
+)
 from hansard_server.agents.api import Json, MadeFile, TextKind, TurnContext
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.loop import run_agent
@@ -17,11 +24,23 @@ from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.artifacts.files import NewFile
-from hansard_server.domain.errors import ArtifactNotFound, QuotaExceeded
+from hansard_server.domain.errors import ArtifactNotFound, CorpusNotFound, QuotaExceeded
 from hansard_server.domain.records import Usage
 
 TURN_ID = "trn_test"
 NOW_US = 1_780_000_000_000_000
+
+
+class NoCorpora:
+    """CorporaAccess of a tenant that has none."""
+
+    async def search(
+        self, request: corpus_service_pb2.SearchCorporaRequest
+    ) -> Sequence[corpus_pb2.FoundPassage]:
+        raise CorpusNotFound(f"There is no corpus {request.corpora[0].corpus_key}.")
+
+    async def index(self, request: corpus_service_pb2.IndexDocumentRequest) -> corpus_pb2.Document:
+        raise CorpusNotFound(f"There is no corpus {request.corpus_key}.")
 
 
 class MemoryFiles:
@@ -210,6 +229,7 @@ async def run_turn(
             agent=agent,
             session=session_pb2.Session(agent_key="support", key="s1", name="One"),
             files=files or MemoryFiles(),
+            corpora=NoCorpora(),
             now_us=NOW_US,
         ),
         recorder,

@@ -25,6 +25,7 @@ from hansard.v1 import (
     access_service_pb2_grpc,
     agent_service_pb2_grpc,
     artifact_service_pb2_grpc,
+    corpus_service_pb2_grpc,
     event_service_pb2_grpc,
     session_service_pb2_grpc,
     turn_service_pb2_grpc,
@@ -120,6 +121,10 @@ class Running:
     @property
     def artifacts(self) -> artifact_service_pb2_grpc.ArtifactServiceAsyncStub:
         return artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
+
+    @property
+    def corpora(self) -> corpus_service_pb2_grpc.CorpusServiceAsyncStub:
+        return corpus_service_pb2_grpc.CorpusServiceStub(self.channel)
 
     def raw(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
         """Return the unary call that takes and gives bytes: `hansard.v1.AgentService/GetAgent`."""

@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "hansard_server.repository.rates",
         "hansard_server.repository.api",
         "hansard_server.repository.commands",
+        "hansard_server.repository.corpora",
         "hansard_server.repository.forks",
     ),
 }
@@ -85,6 +86,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository.rates": ("CORE",),
     "hansard_server.repository.api": ("CORE",),
     "hansard_server.repository.commands": ("CORE",),
+    "hansard_server.repository.corpora": ("CORE",),
     "hansard_server.repository.forks": ("CORE",),
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
@@ -103,7 +105,9 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.artifacts": (
         *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "obstore", "puremagic"),
     ),
-    "hansard_server.corpora": ("CORE", "MESSAGES", "WATCHED", "sqlglot"),
+    "hansard_server.corpora": (
+        *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "sqlglot"),
+    ),
     "hansard_server.access": (
         *("CORE", "hansard_server.resources", "MESSAGES", "WATCHED", "limits"),
     ),

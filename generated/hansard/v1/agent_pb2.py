@@ -27,10 +27,11 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from hansard.v1 import corpus_pb2 as hansard_dot_v1_dot_corpus__pb2
 from hansard.v1 import options_pb2 as hansard_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16hansard/v1/agent.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hansard/v1/options.proto\"\xfa\x04\n\x05\x41gent\x12-\n\x03key\x18\x01 \x01(\tB \xe2\x41\x01\x08\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x04name\x18\x03 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12&\n\x05model\x18\x05 \x01(\x0b\x32\x11.hansard.v1.ModelB\x04\xe2\x41\x01\x02\x12$\n\nfirst_step\x18\x06 \x01(\x0b\x32\x10.hansard.v1.Step\x12l\n\x13tool_configurations\x18\x07 \x03(\x0b\x32).hansard.v1.Agent.ToolConfigurationsEntryB$\xbaH!\x9a\x01\x1e\x10\x80\x01\"\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,64}$\x12\x31\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x14\n\x07\x65nabled\x18\t \x01(\x08H\x00\x88\x01\x01\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x34\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1aX\n\x17ToolConfigurationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.hansard.v1.ToolConfiguration:\x02\x38\x01\x42\n\n\x08_enabled\"\x86\x01\n\x05Model\x12 \n\x04name\x18\x01 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x0br\t\x10\x01\x18\xff\x01\xba\x01\x01\x00\x12\x33\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12&\n\x05retry\x18\x03 \x01(\x0b\x32\x17.hansard.v1.RetryPolicy\"\xff\x01\n\x0bRetryPolicy\x12#\n\x0bmax_retries\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x00H\x00\x88\x01\x01\x12\x41\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12=\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12.\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?@\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\t\n\x07_factor\"\xd4\x01\n\x04Step\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12\x37\n\x0cinstructions\x18\x02 \x03(\x0b\x32\x17.hansard.v1.InstructionB\x08\xbaH\x05\x92\x01\x02\x10@\x12/\n\routput_parser\x18\x03 \x01(\x0b\x32\x18.hansard.v1.OutputParser\x12\x38\n\x0e\x63onversational\x18\n \x01(\x0b\x32\x1e.hansard.v1.ConversationalStepH\x00\x42\x0c\n\x04kind\x12\x04\x88\xb5\x18\x01\"\x14\n\x12\x43onversationalStep\"X\n\x0bInstruction\x12/\n\x06inline\x18\x01 \x01(\x0b\x32\x1d.hansard.v1.InlineInstructionH\x00\x42\x18\n\x0binstruction\x12\t\xbaH\x02\x08\x01\x88\xb5\x18\x01\"\xae\x01\n\x11InlineInstruction\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12\x1f\n\x08template\x18\x03 \x01(\tB\r\xbaH\nr\x08(\x80\x80\x04\xba\x01\x01\x00\x12\x39\n\rtemplate_type\x18\x04 \x01(\x0e\x32\x18.hansard.v1.TemplateTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x8c\x01\n\x0cOutputParser\x12\x32\n\x07\x64\x65\x66\x61ult\x18\x01 \x01(\x0b\x32\x1f.hansard.v1.DefaultOutputParserH\x00\x12\x38\n\nstructured\x18\x02 \x01(\x0b\x32\".hansard.v1.StructuredOutputParserH\x00\x42\x0e\n\x06parser\x12\x04\x88\xb5\x18\x01\"\x15\n\x13\x44\x65\x66\x61ultOutputParser\"v\n\x16StructuredOutputParser\x12\x31\n\x0bschema_name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,64}$\x12)\n\x10json_schema_json\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x02(\x80\x80\x04\xba\x01\x01\x00\"\xd9\x03\n\x11ToolConfiguration\x12*\n\x14\x64\x65scription_template\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12:\n\x11\x61rgument_override\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x18\n\x10require_approval\x18\x03 \x01(\x08\x12\x12\n\nrerun_safe\x18\x04 \x01(\x08\x12\x35\n\rartifact_read\x18\x0b \x01(\x0b\x32\x1c.hansard.v1.ArtifactReadToolH\x00\x12\x35\n\rartifact_grep\x18\x0c \x01(\x0b\x32\x1c.hansard.v1.ArtifactGrepToolH\x00\x12\x39\n\x0f\x61rtifact_create\x18\r \x01(\x0b\x32\x1e.hansard.v1.ArtifactCreateToolH\x00\x12/\n\nimage_read\x18\x0e \x01(\x0b\x32\x19.hansard.v1.ImageReadToolH\x00\x12\x41\n\x13\x64ocument_conversion\x18\x0f \x01(\x0b\x32\".hansard.v1.DocumentConversionToolH\x00\x42\x11\n\x04tool\x12\t\xbaH\x02\x08\x01\x88\xb5\x18\x01\"\x14\n\x12\x41rtifactCreateTool\"\x0f\n\rImageReadTool\"\x18\n\x16\x44ocumentConversionTool\"\x12\n\x10\x41rtifactReadTool\"\x12\n\x10\x41rtifactGrepTool*I\n\x0cTemplateType\x12\x1d\n\x19TEMPLATE_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16TEMPLATE_TYPE_VELOCITY\x10\x01\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16hansard/v1/agent.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17hansard/v1/corpus.proto\x1a\x18hansard/v1/options.proto\"\xfa\x04\n\x05\x41gent\x12-\n\x03key\x18\x01 \x01(\tB \xe2\x41\x01\x08\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x04name\x18\x03 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12&\n\x05model\x18\x05 \x01(\x0b\x32\x11.hansard.v1.ModelB\x04\xe2\x41\x01\x02\x12$\n\nfirst_step\x18\x06 \x01(\x0b\x32\x10.hansard.v1.Step\x12l\n\x13tool_configurations\x18\x07 \x03(\x0b\x32).hansard.v1.Agent.ToolConfigurationsEntryB$\xbaH!\x9a\x01\x1e\x10\x80\x01\"\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,64}$\x12\x31\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x14\n\x07\x65nabled\x18\t \x01(\x08H\x00\x88\x01\x01\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x34\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1aX\n\x17ToolConfigurationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.hansard.v1.ToolConfiguration:\x02\x38\x01\x42\n\n\x08_enabled\"\x86\x01\n\x05Model\x12 \n\x04name\x18\x01 \x01(\tB\x12\xe2\x41\x01\x02\xbaH\x0br\t\x10\x01\x18\xff\x01\xba\x01\x01\x00\x12\x33\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12&\n\x05retry\x18\x03 \x01(\x0b\x32\x17.hansard.v1.RetryPolicy\"\xff\x01\n\x0bRetryPolicy\x12#\n\x0bmax_retries\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x00H\x00\x88\x01\x01\x12\x41\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12=\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12.\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\xf0?@\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\t\n\x07_factor\"\xd4\x01\n\x04Step\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12\x37\n\x0cinstructions\x18\x02 \x03(\x0b\x32\x17.hansard.v1.InstructionB\x08\xbaH\x05\x92\x01\x02\x10@\x12/\n\routput_parser\x18\x03 \x01(\x0b\x32\x18.hansard.v1.OutputParser\x12\x38\n\x0e\x63onversational\x18\n \x01(\x0b\x32\x1e.hansard.v1.ConversationalStepH\x00\x42\x0c\n\x04kind\x12\x04\x88\xb5\x18\x01\"\x14\n\x12\x43onversationalStep\"X\n\x0bInstruction\x12/\n\x06inline\x18\x01 \x01(\x0b\x32\x1d.hansard.v1.InlineInstructionH\x00\x42\x18\n\x0binstruction\x12\t\xbaH\x02\x08\x01\x88\xb5\x18\x01\"\xae\x01\n\x11InlineInstruction\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12\x1f\n\x08template\x18\x03 \x01(\tB\r\xbaH\nr\x08(\x80\x80\x04\xba\x01\x01\x00\x12\x39\n\rtemplate_type\x18\x04 \x01(\x0e\x32\x18.hansard.v1.TemplateTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x8c\x01\n\x0cOutputParser\x12\x32\n\x07\x64\x65\x66\x61ult\x18\x01 \x01(\x0b\x32\x1f.hansard.v1.DefaultOutputParserH\x00\x12\x38\n\nstructured\x18\x02 \x01(\x0b\x32\".hansard.v1.StructuredOutputParserH\x00\x42\x0e\n\x06parser\x12\x04\x88\xb5\x18\x01\"\x15\n\x13\x44\x65\x66\x61ultOutputParser\"v\n\x16StructuredOutputParser\x12\x31\n\x0bschema_name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,64}$\x12)\n\x10json_schema_json\x18\x02 \x01(\tB\x0f\xbaH\x0cr\n\x10\x02(\x80\x80\x04\xba\x01\x01\x00\"\xcb\x04\n\x11ToolConfiguration\x12*\n\x14\x64\x65scription_template\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12:\n\x11\x61rgument_override\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x18\n\x10require_approval\x18\x03 \x01(\x08\x12\x12\n\nrerun_safe\x18\x04 \x01(\x08\x12\x37\n\x0e\x63orpora_search\x18\n \x01(\x0b\x32\x1d.hansard.v1.CorporaSearchToolH\x00\x12\x35\n\rartifact_read\x18\x0b \x01(\x0b\x32\x1c.hansard.v1.ArtifactReadToolH\x00\x12\x35\n\rartifact_grep\x18\x0c \x01(\x0b\x32\x1c.hansard.v1.ArtifactGrepToolH\x00\x12\x39\n\x0f\x61rtifact_create\x18\r \x01(\x0b\x32\x1e.hansard.v1.ArtifactCreateToolH\x00\x12/\n\nimage_read\x18\x0e \x01(\x0b\x32\x19.hansard.v1.ImageReadToolH\x00\x12\x41\n\x13\x64ocument_conversion\x18\x0f \x01(\x0b\x32\".hansard.v1.DocumentConversionToolH\x00\x12\x37\n\x0e\x64ocument_index\x18\x10 \x01(\x0b\x32\x1d.hansard.v1.DocumentIndexToolH\x00\x42\x11\n\x04tool\x12\t\xbaH\x02\x08\x01\x88\xb5\x18\x01\"R\n\x11\x43orporaSearchTool\x12=\n\x13query_configuration\x18\x01 \x01(\x0b\x32\x18.hansard.v1.CorporaQueryB\x06\xbaH\x03\xc8\x01\x01\"F\n\x0c\x43orporaQuery\x12\x36\n\x06search\x18\x01 \x01(\x0b\x32\x1e.hansard.v1.CorporaQuerySearchB\x06\xbaH\x03\xc8\x01\x01\"e\n\x12\x43orporaQuerySearch\x12\x35\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x18.hansard.v1.CorpusSearchB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\"E\n\x11\x44ocumentIndexTool\x12\x30\n\ncorpus_key\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\"\x14\n\x12\x41rtifactCreateTool\"\x0f\n\rImageReadTool\"\x18\n\x16\x44ocumentConversionTool\"\x12\n\x10\x41rtifactReadTool\"\x12\n\x10\x41rtifactGrepTool*I\n\x0cTemplateType\x12\x1d\n\x19TEMPLATE_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16TEMPLATE_TYPE_VELOCITY\x10\x01\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -100,40 +101,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLCONFIGURATION'].fields_by_name['description_template']._serialized_options = b'\272H\tr\007\030\200 \272\001\001\000'
   _globals['_TOOLCONFIGURATION'].fields_by_name['argument_override']._loaded_options = None
   _globals['_TOOLCONFIGURATION'].fields_by_name['argument_override']._serialized_options = b'\272H\003\330\001\003'
-  _globals['_TEMPLATETYPE']._serialized_start=2624
-  _globals['_TEMPLATETYPE']._serialized_end=2697
-  _globals['_AGENT']._serialized_start=222
-  _globals['_AGENT']._serialized_end=856
-  _globals['_AGENT_TOOLCONFIGURATIONSENTRY']._serialized_start=756
-  _globals['_AGENT_TOOLCONFIGURATIONSENTRY']._serialized_end=844
-  _globals['_MODEL']._serialized_start=859
-  _globals['_MODEL']._serialized_end=993
-  _globals['_RETRYPOLICY']._serialized_start=996
-  _globals['_RETRYPOLICY']._serialized_end=1251
-  _globals['_STEP']._serialized_start=1254
-  _globals['_STEP']._serialized_end=1466
-  _globals['_CONVERSATIONALSTEP']._serialized_start=1468
-  _globals['_CONVERSATIONALSTEP']._serialized_end=1488
-  _globals['_INSTRUCTION']._serialized_start=1490
-  _globals['_INSTRUCTION']._serialized_end=1578
-  _globals['_INLINEINSTRUCTION']._serialized_start=1581
-  _globals['_INLINEINSTRUCTION']._serialized_end=1755
-  _globals['_OUTPUTPARSER']._serialized_start=1758
-  _globals['_OUTPUTPARSER']._serialized_end=1898
-  _globals['_DEFAULTOUTPUTPARSER']._serialized_start=1900
-  _globals['_DEFAULTOUTPUTPARSER']._serialized_end=1921
-  _globals['_STRUCTUREDOUTPUTPARSER']._serialized_start=1923
-  _globals['_STRUCTUREDOUTPUTPARSER']._serialized_end=2041
-  _globals['_TOOLCONFIGURATION']._serialized_start=2044
-  _globals['_TOOLCONFIGURATION']._serialized_end=2517
-  _globals['_ARTIFACTCREATETOOL']._serialized_start=2519
-  _globals['_ARTIFACTCREATETOOL']._serialized_end=2539
-  _globals['_IMAGEREADTOOL']._serialized_start=2541
-  _globals['_IMAGEREADTOOL']._serialized_end=2556
-  _globals['_DOCUMENTCONVERSIONTOOL']._serialized_start=2558
-  _globals['_DOCUMENTCONVERSIONTOOL']._serialized_end=2582
-  _globals['_ARTIFACTREADTOOL']._serialized_start=2584
-  _globals['_ARTIFACTREADTOOL']._serialized_end=2602
-  _globals['_ARTIFACTGREPTOOL']._serialized_start=2604
-  _globals['_ARTIFACTGREPTOOL']._serialized_end=2622
+  _globals['_CORPORASEARCHTOOL'].fields_by_name['query_configuration']._loaded_options = None
+  _globals['_CORPORASEARCHTOOL'].fields_by_name['query_configuration']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CORPORAQUERY'].fields_by_name['search']._loaded_options = None
+  _globals['_CORPORAQUERY'].fields_by_name['search']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CORPORAQUERYSEARCH'].fields_by_name['corpora']._loaded_options = None
+  _globals['_CORPORAQUERYSEARCH'].fields_by_name['corpora']._serialized_options = b'\272H\007\222\001\004\010\001\020\020'
+  _globals['_CORPORAQUERYSEARCH'].fields_by_name['limit']._loaded_options = None
+  _globals['_CORPORAQUERYSEARCH'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\030d(\000'
+  _globals['_DOCUMENTINDEXTOOL'].fields_by_name['corpus_key']._loaded_options = None
+  _globals['_DOCUMENTINDEXTOOL'].fields_by_name['corpus_key']._serialized_options = b'\272H\031r\0272\025^[0-9a-zA-Z_-]{1,50}$'
+  _globals['_TEMPLATETYPE']._serialized_start=3093
+  _globals['_TEMPLATETYPE']._serialized_end=3166
+  _globals['_AGENT']._serialized_start=247
+  _globals['_AGENT']._serialized_end=881
+  _globals['_AGENT_TOOLCONFIGURATIONSENTRY']._serialized_start=781
+  _globals['_AGENT_TOOLCONFIGURATIONSENTRY']._serialized_end=869
+  _globals['_MODEL']._serialized_start=884
+  _globals['_MODEL']._serialized_end=1018
+  _globals['_RETRYPOLICY']._serialized_start=1021
+  _globals['_RETRYPOLICY']._serialized_end=1276
+  _globals['_STEP']._serialized_start=1279
+  _globals['_STEP']._serialized_end=1491
+  _globals['_CONVERSATIONALSTEP']._serialized_start=1493
+  _globals['_CONVERSATIONALSTEP']._serialized_end=1513
+  _globals['_INSTRUCTION']._serialized_start=1515
+  _globals['_INSTRUCTION']._serialized_end=1603
+  _globals['_INLINEINSTRUCTION']._serialized_start=1606
+  _globals['_INLINEINSTRUCTION']._serialized_end=1780
+  _globals['_OUTPUTPARSER']._serialized_start=1783
+  _globals['_OUTPUTPARSER']._serialized_end=1923
+  _globals['_DEFAULTOUTPUTPARSER']._serialized_start=1925
+  _globals['_DEFAULTOUTPUTPARSER']._serialized_end=1946
+  _globals['_STRUCTUREDOUTPUTPARSER']._serialized_start=1948
+  _globals['_STRUCTUREDOUTPUTPARSER']._serialized_end=2066
+  _globals['_TOOLCONFIGURATION']._serialized_start=2069
+  _globals['_TOOLCONFIGURATION']._serialized_end=2656
+  _globals['_CORPORASEARCHTOOL']._serialized_start=2658
+  _globals['_CORPORASEARCHTOOL']._serialized_end=2740
+  _globals['_CORPORAQUERY']._serialized_start=2742
+  _globals['_CORPORAQUERY']._serialized_end=2812
+  _globals['_CORPORAQUERYSEARCH']._serialized_start=2814
+  _globals['_CORPORAQUERYSEARCH']._serialized_end=2915
+  _globals['_DOCUMENTINDEXTOOL']._serialized_start=2917
+  _globals['_DOCUMENTINDEXTOOL']._serialized_end=2986
+  _globals['_ARTIFACTCREATETOOL']._serialized_start=2988
+  _globals['_ARTIFACTCREATETOOL']._serialized_end=3008
+  _globals['_IMAGEREADTOOL']._serialized_start=3010
+  _globals['_IMAGEREADTOOL']._serialized_end=3025
+  _globals['_DOCUMENTCONVERSIONTOOL']._serialized_start=3027
+  _globals['_DOCUMENTCONVERSIONTOOL']._serialized_end=3051
+  _globals['_ARTIFACTREADTOOL']._serialized_start=3053
+  _globals['_ARTIFACTREADTOOL']._serialized_end=3071
+  _globals['_ARTIFACTGREPTOOL']._serialized_start=3073
+  _globals['_ARTIFACTGREPTOOL']._serialized_end=3091
 # @@protoc_insertion_point(module_scope)

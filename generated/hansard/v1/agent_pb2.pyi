@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from hansard.v1 import corpus_pb2 as _corpus_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -448,11 +449,13 @@ class ToolConfiguration(_message.Message):
     ARGUMENT_OVERRIDE_FIELD_NUMBER: _builtins.int
     REQUIRE_APPROVAL_FIELD_NUMBER: _builtins.int
     RERUN_SAFE_FIELD_NUMBER: _builtins.int
+    CORPORA_SEARCH_FIELD_NUMBER: _builtins.int
     ARTIFACT_READ_FIELD_NUMBER: _builtins.int
     ARTIFACT_GREP_FIELD_NUMBER: _builtins.int
     ARTIFACT_CREATE_FIELD_NUMBER: _builtins.int
     IMAGE_READ_FIELD_NUMBER: _builtins.int
     DOCUMENT_CONVERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_INDEX_FIELD_NUMBER: _builtins.int
     description_template: _builtins.str
     """What the model is told of the tool, instead of the tool's own description: a template, at most
     4,096 characters.
@@ -468,6 +471,10 @@ class ToolConfiguration(_message.Message):
         """Arguments that the model neither sees nor can change: literals, {"$ref": "session.metadata.x"},
         and strings that hold ${session.metadata.x}. The limits of metadata hold.
         """
+
+    @_builtins.property
+    def corpora_search(self) -> Global___CorporaSearchTool:
+        """Searches corpora."""
 
     @_builtins.property
     def artifact_read(self) -> Global___ArtifactReadTool:
@@ -487,8 +494,12 @@ class ToolConfiguration(_message.Message):
 
     @_builtins.property
     def document_conversion(self) -> Global___DocumentConversionTool:
-        """Converts a document of the session to Markdown.
-        10 and 16 to 29 are kept for: corpora_search, document_index, mcp, sub_agent, client.
+        """Converts a document of the session to Markdown."""
+
+    @_builtins.property
+    def document_index(self) -> Global___DocumentIndexTool:
+        """Puts a document of the session into a corpus.
+        17 to 29 are kept for: mcp, sub_agent, client.
         """
 
     def __init__(
@@ -498,21 +509,123 @@ class ToolConfiguration(_message.Message):
         argument_override: _struct_pb2.Struct | None = ...,
         require_approval: _builtins.bool = ...,
         rerun_safe: _builtins.bool = ...,
+        corpora_search: Global___CorporaSearchTool | None = ...,
         artifact_read: Global___ArtifactReadTool | None = ...,
         artifact_grep: Global___ArtifactGrepTool | None = ...,
         artifact_create: Global___ArtifactCreateTool | None = ...,
         image_read: Global___ImageReadTool | None = ...,
         document_conversion: Global___DocumentConversionTool | None = ...,
+        document_index: Global___DocumentIndexTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "document_conversion", b"document_conversion", "image_read", b"image_read", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "description_template", b"description_template", "document_conversion", b"document_conversion", "image_read", b"image_read", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
 Global___ToolConfiguration: _TypeAlias = ToolConfiguration  # noqa: Y015
+
+@_typing.final
+class CorporaSearchTool(_message.Message):
+    """Searches corpora. The model's arguments are `query`, `metadata_filter` and `limit`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def query_configuration(self) -> Global___CorporaQuery:
+        """Where it searches."""
+
+    def __init__(
+        self,
+        *,
+        query_configuration: Global___CorporaQuery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query_configuration", b"query_configuration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query_configuration", b"query_configuration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorporaSearchTool: _TypeAlias = CorporaSearchTool  # noqa: Y015
+
+@_typing.final
+class CorporaQuery(_message.Message):
+    """How corpora are searched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def search(self) -> Global___CorporaQuerySearch:
+        """Where, and how much is found."""
+
+    def __init__(
+        self,
+        *,
+        search: Global___CorporaQuerySearch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["search", b"search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorporaQuery: _TypeAlias = CorporaQuery  # noqa: Y015
+
+@_typing.final
+class CorporaQuerySearch(_message.Message):
+    """Where a search looks, and how much it finds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORPORA_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many passages at most. Default: 10."""
+    @_builtins.property
+    def corpora(self) -> _containers.RepeatedCompositeFieldContainer[_corpus_pb2.CorpusSearch]:
+        """The corpora. Their filters hold beside the model's own."""
+
+    def __init__(
+        self,
+        *,
+        corpora: _abc.Iterable[_corpus_pb2.CorpusSearch] | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpora", b"corpora", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorporaQuerySearch: _TypeAlias = CorporaQuerySearch  # noqa: Y015
+
+@_typing.final
+class DocumentIndexTool(_message.Message):
+    """Puts a document of the session into a corpus: a text as it is, others converted to Markdown. The
+    model's arguments are `artifact_id`, `document_id` (default: the artifact's id) and `metadata`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORPUS_KEY_FIELD_NUMBER: _builtins.int
+    corpus_key: _builtins.str
+    """The corpus."""
+    def __init__(
+        self,
+        *,
+        corpus_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus_key", b"corpus_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentIndexTool: _TypeAlias = DocumentIndexTool  # noqa: Y015
 
 @_typing.final
 class ArtifactCreateTool(_message.Message):

@@ -70,6 +70,8 @@ _OPEN = Rule(Need.NOTHING)
 _ANY_KEY = Rule(Need.KEY)
 _ADMINISTRATORS = Rule(Need.ADMINISTRATOR)
 _KEY_MANAGERS = Rule(Need.ROLE_ON_ANY, MANAGERS)
+# Not users: they find by their agent what its filters let them find, and nothing else.
+_CORPUS_READERS = Rule(Need.ROLE_ON_ANY, READERS)
 
 
 def _on(
@@ -112,6 +114,14 @@ RULES: dict[str, Rule] = {
     "/hansard.v1.ArtifactService/ListArtifacts": _on(ALL_ROLES),
     "/hansard.v1.ArtifactService/DownloadArtifact": _on(ALL_ROLES),
     "/hansard.v1.ArtifactService/DeleteArtifact": _on(DEVELOPERS),
+    "/hansard.v1.CorpusService/CreateCorpus": _ADMINISTRATORS,
+    "/hansard.v1.CorpusService/GetCorpus": _CORPUS_READERS,
+    "/hansard.v1.CorpusService/ListCorpora": _CORPUS_READERS,
+    "/hansard.v1.CorpusService/DeleteCorpus": _ADMINISTRATORS,
+    "/hansard.v1.CorpusService/IndexDocument": _ADMINISTRATORS,
+    "/hansard.v1.CorpusService/ListDocuments": _CORPUS_READERS,
+    "/hansard.v1.CorpusService/DeleteDocument": _ADMINISTRATORS,
+    "/hansard.v1.CorpusService/SearchCorpora": _CORPUS_READERS,
     # Probes have no keys. What reflection shows is public, but it costs work.
     "/grpc.health.v1.Health/Check": _OPEN,
     "/grpc.health.v1.Health/List": _OPEN,

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from hansard.v1 import agent_pb2, artifact_pb2, event_pb2, session_pb2
+from hansard.v1 import (
+    agent_pb2,
+    artifact_pb2,
+    corpus_pb2,
+    corpus_service_pb2,
+    event_pb2,
+    session_pb2,
+)
 from hansard_server.domain.records import ArtifactRecord, Usage
 
 Json = Any
@@ -158,6 +165,24 @@ class MadeFile(Protocol):
     def record(self) -> ArtifactRecord: ...  # noqa: D102
 
 
+class CorporaAccess(Protocol):
+    """The corpora of the session's tenant, for its agents' tools."""
+
+    async def search(
+        self, request: corpus_service_pb2.SearchCorporaRequest
+    ) -> Sequence[corpus_pb2.FoundPassage]:
+        """Return the passages that fit best, the best first. Raises InvalidRequest for filters that
+        can't be read, CorpusNotFound, StoreUnavailable.
+        """
+        ...
+
+    async def index(self, request: corpus_service_pb2.IndexDocumentRequest) -> corpus_pb2.Document:
+        """Return the document once it can be found. Raises CorpusNotFound, PayloadTooLarge,
+        InvalidMetadata, RequestIdReused, StoreUnavailable.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
     """What a tool answers when it is more than JSON.
@@ -175,10 +200,19 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """What a tool may use while it runs."""
+    """What a tool may use while it runs.
+
+    Attributes:
+        configuration: the agent's, for this tool.
+        tool_call_id: the same when the call is run again.
+    """
 
     files: SessionFiles
+    corpora: CorporaAccess
+    agent: agent_pb2.Agent
     session: session_pb2.Session
+    configuration: agent_pb2.ToolConfiguration
+    tool_call_id: str
 
 
 class ToolError(Exception):
@@ -210,6 +244,7 @@ class TurnContext:
     agent: agent_pb2.Agent
     session: session_pb2.Session
     files: SessionFiles
+    corpora: CorporaAccess
     now_us: int
 
 

@@ -25,7 +25,11 @@ from hansard_server.agents.api import (
 )
 from hansard_server.agents.json_text import NotJson, cut_utf8, dump_json, parse_json, well_formed
 from hansard_server.agents.limits import AgentLimits
-from hansard_server.agents.overrides import UnresolvedReference, resolve_overrides
+from hansard_server.agents.overrides import (
+    UnresolvedReference,
+    filter_arguments,
+    resolve_overrides,
+)
 from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
 from hansard_server.domain.errors import AgentProcessingFailed, DomainError, QuotaExceeded
 from hansard_server.domain.keys import make_tool_call_id
@@ -103,7 +107,6 @@ class ToolRunner:
         self._context = context
         self._limits = limits
         self._tools = tools.tools_of(context.agent)
-        self._tool_context = ToolContext(files=context.files, session=context.session)
         self._places = asyncio.Semaphore(limits.parallel_calls)
 
     @property
@@ -223,16 +226,32 @@ class ToolRunner:
         if not isinstance(arguments, dict):
             raise ToolError("The arguments must be a JSON object.")
         try:
-            fixed = resolve_overrides(tool.override, self._context.agent, self._context.session)
+            fixed = resolve_overrides(
+                tool.override,
+                self._context.agent,
+                self._context.session,
+                filter_arguments(tool.tool),
+            )
+            # What the configuration fixes, the model can't change.
+            arguments = {**arguments, **fixed}
+            check_arguments(arguments, tool.tool.input_schema)
+            return await tool.tool.run(arguments, self._context_of(call, tool))
         except UnresolvedReference as error:
             # Nothing that the model could do would help.
             raise _CannotBeRun(
-                f"the tool {call.name!r} can't be run: {error} (argument_override)"
+                f"the tool {call.name!r} can't be run: {error} (in its configuration)"
             ) from None
-        # What the configuration fixes, the model can't change.
-        arguments = {**arguments, **fixed}
-        check_arguments(arguments, tool.tool.input_schema)
-        return await tool.tool.run(arguments, self._tool_context)
+
+    def _context_of(self, call: RecordedCall, tool: AgentTool) -> ToolContext:
+        context = self._context
+        return ToolContext(
+            files=context.files,
+            corpora=context.corpora,
+            agent=context.agent,
+            session=context.session,
+            configuration=tool.configuration,
+            tool_call_id=call.tool_call_id,
+        )
 
     def _recordable(self, arguments_json: str) -> tuple[str, str | None]:
         """Return the arguments as the record can hold them, and what is wrong with them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.instructions import find_template_faults
 from hansard_server.agents.json_text import struct_to_json
+from hansard_server.agents.metadata_filters import UnusableReference, bind_references
 from hansard_server.agents.models.catalog import ModelCatalog
-from hansard_server.agents.overrides import find_bad_references
+from hansard_server.agents.overrides import filter_arguments, find_bad_references
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.domain.errors import (
     FieldViolation,
@@ -20,7 +21,15 @@ _RETRY_INITIAL_S = 1.0
 _RETRY_MAX_S = 30.0
 
 
-def check_agent(agent: agent_pb2.Agent, models: ModelCatalog | None = None) -> None:
+CheckFilter = Callable[[str], str]
+"""Returns what is wrong with a metadata filter, empty for nothing."""
+
+
+def check_agent(
+    agent: agent_pb2.Agent,
+    models: ModelCatalog | None = None,
+    check_filter: CheckFilter = lambda _: "",
+) -> None:
     """Return when an agent can be configured like this; the contract's rules were checked before.
 
     `models` is what the server knows; left out: the built-in models. Raises
@@ -33,6 +42,7 @@ def check_agent(agent: agent_pb2.Agent, models: ModelCatalog | None = None) -> N
         *_check_retry(agent.model),
         *find_template_faults(agent),
         *_check_tools(agent),
+        *_check_filters(agent, check_filter),
     )
     if violations:
         raise InvalidAgentConfiguration(
@@ -84,3 +94,39 @@ def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
                 )
             for where, problem in find_bad_references(value, f"{path}.{argument}"):
                 yield FieldViolation(where, problem)
+
+
+def _check_filters(agent: agent_pb2.Agent, check_filter: CheckFilter) -> Iterator[FieldViolation]:
+    for name in sorted(agent.tool_configurations):
+        configuration = agent.tool_configurations[name]
+        path = f"tool_configurations.{name}"
+        tool = BUILT_IN_TOOLS[configuration.WhichOneof("tool") or ""]
+        override = struct_to_json(configuration.argument_override)
+        found = {
+            f"{path}.argument_override.{argument}": override[argument]
+            for argument in filter_arguments(tool)
+            if isinstance(override.get(argument), str)
+        }
+        search = configuration.corpora_search.query_configuration.search
+        for index, corpus in enumerate(search.corpora):
+            where = (
+                f"{path}.corpora_search.query_configuration.search.corpora[{index}].metadata_filter"
+            )
+            found[where] = corpus.metadata_filter
+            for _, problem in find_bad_references(corpus.metadata_filter, where):
+                yield FieldViolation(where, problem)
+        for where, text in found.items():
+            problem = _fault_of_filter(text, check_filter)
+            if problem:
+                yield FieldViolation(where, problem)
+
+
+def _fault_of_filter(text: str, check_filter: CheckFilter) -> str:
+    """Return what is wrong with a filter whatever its references name, empty for nothing."""
+    try:
+        # Where a list may stand, no single value can, and the other way round.
+        tried = [bind_references(text, lambda _: "x"), bind_references(text, lambda _: ["x"])]
+    except UnusableReference as error:
+        return str(error)
+    problems = [check_filter(each) for each in tried]
+    return "" if "" in problems else problems[0]

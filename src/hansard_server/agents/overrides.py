@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from hansard.v1 import agent_pb2, session_pb2
-from hansard_server.agents.api import Json
+from hansard_server.agents.api import Json, Tool
 from hansard_server.agents.json_text import dump_json, struct_to_json
+from hansard_server.agents.metadata_filters import (
+    FILTER_FORMAT,
+    UnusableReference,
+    bind_references,
+)
 
 _REFERENCE = re.compile(r"(?:session|agent)\.(?:key|name|description|metadata(?:\.[^.${}]+)+)")
 _Roots = Mapping[str, agent_pb2.Agent | session_pb2.Session]
@@ -19,15 +24,39 @@ class UnresolvedReference(ValueError):  # noqa: N818 - reads as what it says
 
 
 def resolve_overrides(
-    override: Mapping[str, Json], agent: agent_pb2.Agent, session: session_pb2.Session
+    override: Mapping[str, Json],
+    agent: agent_pb2.Agent,
+    session: session_pb2.Session,
+    filters: Collection[str] = (),
 ) -> dict[str, Json]:
     """Return the arguments with references replaced by what they name.
 
     `{"$ref": "session.metadata.x"}` becomes the value itself; `${session.metadata.x}` inside a
-    string becomes its text. Raises UnresolvedReference.
+    string becomes its text, and in arguments that are metadata `filters` a value of the filter.
+    Raises UnresolvedReference.
     """
     roots: _Roots = {"agent": agent, "session": session}
-    return {name: _resolve(value, roots) for name, value in override.items()}
+    return {
+        name: resolve_filter(value, agent, session)
+        if name in filters and isinstance(value, str)
+        else _resolve(value, roots)
+        for name, value in override.items()
+    }
+
+
+def resolve_filter(text: str, agent: agent_pb2.Agent, session: session_pb2.Session) -> str:
+    """Return the metadata filter with its references as values. Raises UnresolvedReference."""
+    roots: _Roots = {"agent": agent, "session": session}
+    try:
+        return bind_references(text, lambda reference: _look_up(reference, roots))
+    except UnusableReference as error:
+        raise UnresolvedReference(str(error)) from None
+
+
+def filter_arguments(tool: Tool) -> frozenset[str]:
+    """Return which of the tool's arguments are metadata filters."""
+    known: Mapping[str, Json] = tool.input_schema.get("properties", {})
+    return frozenset(n for n, schema in known.items() if schema.get("format") == FILTER_FORMAT)
 
 
 def find_bad_references(value: Json, path: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ It is the part of SQL's conditions that an allow-list of nodes names; the text g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import sqlglot
@@ -47,6 +48,7 @@ _MIRRORED = {
     Operator.GREATER_OR_EQUAL: Operator.LESS_OR_EQUAL,
 }
 _ROOT = "doc"
+_UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
 
 
 def parse_filter(text: str, field: str) -> Condition | None:
@@ -57,6 +59,15 @@ def parse_filter(text: str, field: str) -> Condition | None:
     if not text.strip():
         return None
     return _Reader(text, field).read()
+
+
+def check_filter(text: str) -> str:
+    """Return what is wrong with a filter, empty for nothing."""
+    try:
+        parse_filter(text, "")
+    except InvalidRequest as error:
+        return error.violations[0].description
+    return ""
 
 
 class _Reader:
@@ -143,8 +154,8 @@ class _Reader:
             if not isinstance(part, exp.Identifier):
                 raise self._error(f"needs a field here, such as {_ROOT}.year", node)
             name = str(part.this)
-            # SQLite can't name a member with a quote, and no database one with a NUL.
-            if '"' in name or "\0" in name:
+            # SQLite can't name a member that JSON writes with an escape.
+            if _UNNAMEABLE.search(name):
                 raise self._error("names a field with a character that can't be used", node)
             names.append(name)
         if len(names) < 2 or names[0] != _ROOT:  # noqa: PLR2004 - the root and a name

@@ -149,6 +149,18 @@ class ArtifactNotFound(DomainError):
     reason = "ARTIFACT_NOT_FOUND"
 
 
+class CorpusNotFound(DomainError):
+    """No such corpus in the tenant."""
+
+    reason = "CORPUS_NOT_FOUND"
+
+
+class DocumentNotFound(DomainError):
+    """No such document in the corpus."""
+
+    reason = "DOCUMENT_NOT_FOUND"
+
+
 class ApiKeyNotFound(DomainError):
     """No such API key in the tenant, as far as the caller sees."""
 
@@ -171,6 +183,12 @@ class EventAlreadyExists(DomainError):
     """The event's id, or its call's id, is taken by other content."""
 
     reason = "EVENT_ALREADY_EXISTS"
+
+
+class CorpusAlreadyExists(DomainError):
+    """The corpus' key is taken."""
+
+    reason = "CORPUS_ALREADY_EXISTS"
 
 
 class SessionBusy(DomainError):

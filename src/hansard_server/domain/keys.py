@@ -30,6 +30,16 @@ def make_session_key(name: str) -> str:
     return _make_key("ase_", name)
 
 
+def make_corpus_key(name: str) -> str:
+    """Return a key for a corpus called `name`: `crp_<words>_<tail>`, at most 50 characters."""
+    return _make_key("crp_", name)
+
+
+def make_document_id() -> str:
+    """Return a new id of a document, `doc_…`."""
+    return "doc_" + random_tail(_UID_CHARACTERS)
+
+
 def make_artifact_id(filename: str) -> str:
     """Return an id for a file: `art_<slug>_<tail>`, matching `^art_[a-z0-9_-]+$`."""
     stem = filename.rsplit(".", 1)[0] or filename

@@ -32,3 +32,4 @@ class Limits:
     queue_max_inputs: int = 16
     session_max_events: int = 0
     """0: any number."""
+    document_max_bytes: int = MIB

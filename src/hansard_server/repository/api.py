@@ -45,6 +45,7 @@ from hansard_server.repository.commands import (
     StartNext,
     TakeTurn,
 )
+from hansard_server.repository.corpora import CorpusReads, CorpusWrites
 from hansard_server.repository.forks import ForkedTurn, ForkPlan, ForkRef, ForkTotals
 from hansard_server.repository.rates import RateWrites
 
@@ -152,7 +153,7 @@ class Alteration(Enum):
     DELETE = "delete"
 
 
-class ReadTx(AccessReads, Protocol):
+class ReadTx(AccessReads, CorpusReads, Protocol):
     """Reads, all of one moment."""
 
     # Agents ---------------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ class ReadTx(AccessReads, Protocol):
         ...
 
 
-class WriteTx(ReadTx, AccessWrites, RateWrites, Protocol):
+class WriteTx(ReadTx, AccessWrites, CorpusWrites, RateWrites, Protocol):
     """Reads and writes, committed together. A decision that raises leaves nothing."""
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:
@@ -362,7 +363,7 @@ class WriteTx(ReadTx, AccessWrites, RateWrites, Protocol):
         ...
 
     def purge_deleted(self, now_us: int, *, keep_rows_us: int, max_rows: int) -> int:
-        """Remove rows of deleted agents and sessions, at most `max_rows`; return how many.
+        """Remove rows of what was deleted, at most `max_rows`; return how many.
 
         The rows that carry claims stay for `keep_rows_us` after the deletion.
         """

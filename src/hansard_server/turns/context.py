@@ -7,22 +7,32 @@ from collections.abc import Callable
 from google.protobuf import struct_pb2
 
 from hansard.v1 import agent_pb2, session_pb2
-from hansard_server.agents.api import SessionFiles, TurnContext
+from hansard_server.agents.api import CorporaAccess, SessionFiles, TurnContext
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
 
 MakeFiles = Callable[[SessionRecord], SessionFiles]
 """Returns the files of a session."""
+MakeCorpora = Callable[[str], CorporaAccess]
+"""Returns the corpora of a tenant."""
 
 
 class ContextLoader:
     """Reads agents and sessions for turns that start."""
 
-    def __init__(self, store: Store, make_files: MakeFiles, *, clock: Clock = now_us) -> None:
-        """Read from `store`; `make_files` opens a session's files."""
+    def __init__(
+        self,
+        store: Store,
+        make_files: MakeFiles,
+        make_corpora: MakeCorpora,
+        *,
+        clock: Clock = now_us,
+    ) -> None:
+        """Read from `store`; the others open a session's files, and its tenant's corpora."""
         self._store = store
         self._make_files = make_files
+        self._make_corpora = make_corpora
         self._clock = clock
 
     async def load(self, turn: TurnRecord) -> TurnContext:
@@ -37,6 +47,7 @@ class ContextLoader:
             agent=agent_message(agent),
             session=session_message(session),
             files=self._make_files(session),
+            corpora=self._make_corpora(session.tenant),
             now_us=self._clock(),
         )
 

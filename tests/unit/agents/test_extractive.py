@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.models.ranking import STOP_WORDS, content_terms, stem, words
+from hansard_server.agents.models.ranking import STOP_WORDS, content_terms
+from hansard_server.domain.words import stem, words
 from tests.support.agents import MemoryFiles, MemoryRecorder, make_agent, message, run_turn
 
 TOOLS = ("artifact_grep", "artifact_read")

@@ -12,7 +12,7 @@ from hansard_server.agents.instructions import Rendered, render_templates
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.domain.errors import AgentProcessingFailed, InvalidAgentConfiguration
-from tests.support.agents import NOW_US, MemoryFiles, make_agent
+from tests.support.agents import NOW_US, MemoryFiles, NoCorpora, make_agent
 
 GUIDE = (
     "Always respond to the user in their preferred language: ${session.metadata.language}. If the "
@@ -30,7 +30,9 @@ def agent_with(*templates: str) -> agent_pb2.Agent:
 async def rendered(agent: agent_pb2.Agent, **metadata: object) -> Rendered:
     session = session_pb2.Session(key="s1", name="One")
     json_format.ParseDict(metadata, session.metadata)
-    context = TurnContext(agent=agent, session=session, files=MemoryFiles(), now_us=NOW_US)
+    context = TurnContext(
+        agent=agent, session=session, files=MemoryFiles(), corpora=NoCorpora(), now_us=NOW_US
+    )
     return await render_templates(
         context, ToolCatalog(*BUILT_IN_TOOLS.values()).tools_of(context.agent)
     )

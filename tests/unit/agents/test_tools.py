@@ -16,13 +16,21 @@ from hansard_server.agents.calls import check_arguments
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.lines import KEPT_LINE_MAX_BYTES, LineSplitter
 from hansard_server.domain.errors import ArtifactNotFound
-from tests.support.agents import MemoryFiles
+from tests.support.agents import MemoryFiles, NoCorpora
 
 
 async def use(name: str, files: MemoryFiles, **arguments: Any) -> Any:
     tool = BUILT_IN_TOOLS[name]
     check_arguments(arguments, tool.input_schema)
-    return await tool.run(arguments, ToolContext(files=files, session=session_pb2.Session()))
+    context = ToolContext(
+        files=files,
+        corpora=NoCorpora(),
+        agent=agent_pb2.Agent(),
+        session=session_pb2.Session(),
+        configuration=agent_pb2.ToolConfiguration(),
+        tool_call_id="call_1",
+    )
+    return await tool.run(arguments, context)
 
 
 def python_lines(data: bytes) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from hansard_server.agents.models.conversation import Conversation, FoundLine
-from hansard_server.agents.models.ranking import bm25, inverse_frequencies, stems
+from hansard_server.agents.models.ranking import inverse_frequencies
+from hansard_server.domain.words import bm25, stems
 
 _NEAR_LINES = 4
 _AROUND_LINES = 4

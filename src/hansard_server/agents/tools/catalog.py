@@ -18,6 +18,7 @@ class AgentTool:
         templated: `description` is a template of the agent's, not the tool's own words.
         override: the arguments that the configuration fixes, references and all.
         rerun_safe: it may run again under the same call after a crash.
+        configuration: all of it.
     """
 
     tool: Tool
@@ -25,6 +26,7 @@ class AgentTool:
     templated: bool
     override: Mapping[str, Json]
     rerun_safe: bool
+    configuration: agent_pb2.ToolConfiguration
 
 
 class ToolCatalog:
@@ -50,6 +52,7 @@ class ToolCatalog:
                     templated=bool(configuration.description_template),
                     override=struct_to_json(configuration.argument_override),
                     rerun_safe=configuration.rerun_safe,
+                    configuration=configuration,
                 )
         return found
 

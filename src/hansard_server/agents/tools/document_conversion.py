@@ -45,6 +45,14 @@ class DocumentConversion:
         """Convert by `converter`."""
         self._converter = converter
 
+    @property
+    def converter(self) -> DocumentConverter:
+        """What converts."""
+        if self._converter is None:
+            # Made here and not at the start: it belongs to the loop that runs it.
+            self._converter = DocumentConverter()
+        return self._converter
+
     async def run(self, arguments: Mapping[str, Json], context: ToolContext) -> ToolResult:
         """Return the new file. Raises ToolError, ArtifactNotFound, QuotaExceeded."""
         artifact = await context.files.get_file(arguments["artifact_id"])
@@ -55,12 +63,9 @@ class DocumentConversion:
                 f"{artifact.filename} ({artifact.mime_type}) is no document that can be converted; "
                 f"these are: {known}."
             )
-        if self._converter is None:
-            # Made here and not at the start: it belongs to the loop that runs it.
-            self._converter = DocumentConverter()
         chunks = cast("AsyncGenerator[bytes]", context.files.read_file(artifact.artifact_id))
         try:
-            async with aclosing(chunks), self._converter.convert(chunks, suffix) as markdown:
+            async with aclosing(chunks), self.converter.convert(chunks, suffix) as markdown:
                 beginning = await asyncio.to_thread(_read_beginning, markdown)
                 if not beginning.strip():
                     raise ToolError(f"{artifact.filename} has no text that could be read.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -138,6 +140,8 @@ def _sqlite_engine(url: URL, options: EngineOptions) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": options.lock_timeout_s},
+        # Names of fields are looked for as they stand: SQLite does not read their escapes.
+        json_serializer=partial(json.dumps, ensure_ascii=False),
         pool_size=options.pool_size,
         max_overflow=0,
         pool_timeout=options.connect_timeout_s,

@@ -106,7 +106,6 @@ class _Compiler:
 
 
 def _sqlite_path(path: Path) -> ColumnElement[str]:
-    # SQLite has no way to write a quote inside a name: such a field is never there.
     return literal("$" + "".join(f'."{name}"' for name in path))
 
 

@@ -39,6 +39,7 @@ from hansard_server.repository.commands import SessionName
 from hansard_server.repository.forks import ForkPlan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.access import AGENTS_BY_UID, SqlAccessReads
+from hansard_server.repository.sql.corpora import SqlCorpusReads
 from hansard_server.repository.sql.event_reads import read_event_page
 from hansard_server.repository.sql.forks import plan_fork
 from hansard_server.repository.sql.keysets import encode_keys
@@ -57,7 +58,7 @@ from hansard_server.repository.sql.tables import agents, artifacts, sessions
 from hansard_server.repository.sql.turn_reads import read_turn_page
 
 
-class SqlReadTx(SqlAccessReads):
+class SqlReadTx(SqlAccessReads, SqlCorpusReads):
     """A ReadTx (see repository.api) on a connection whose transaction others begin and end."""
 
     def __init__(self, connection: Connection) -> None:

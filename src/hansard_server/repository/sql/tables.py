@@ -8,6 +8,8 @@ expiry's, so that the session row and its indexes rest.
 from __future__ import annotations
 
 from sqlalchemy import (
+    DDL,
+    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -19,8 +21,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    event,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
+
+from hansard_server.repository.sql.passage_index import POSTGRESQL_DDL, SQLITE_DDL
 
 metadata = MetaData()
 
@@ -400,6 +406,136 @@ buckets = Table(
     Column("full_at", BigInteger, nullable=False),
 )
 
+corpora = Table(
+    "corpora",
+    metadata,
+    _tenant(),
+    Column("uid", String(64), primary_key=True),
+    Column("key", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("document_count", BigInteger, nullable=False),
+    Column("passage_count", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("purged", Boolean, nullable=False, server_default=text("false")),
+    Column("request_id", String(128)),
+    Column("fingerprint", LargeBinary),
+)
+Index(
+    "corpora_by_key",
+    corpora.c.tenant,
+    corpora.c.key,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "corpora_by_creation",
+    corpora.c.tenant,
+    corpora.c.created_at,
+    corpora.c.uid,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "corpora_by_claim",
+    corpora.c.tenant,
+    corpora.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+Index(
+    "corpora_deleted",
+    corpora.c.purged,
+    corpora.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
+
+# A version of a document each. One that is being written has a `deleted_at` that lies ahead: it is
+# not there yet, and when nobody finishes it, it goes then.
+documents = Table(
+    "documents",
+    metadata,
+    _tenant(),
+    Column("corpus_uid", String(64), primary_key=True),
+    Column("uid", String(64), primary_key=True),
+    Column("id", String(128), nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    # The same as JSON, for filters.
+    Column("fields", JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("passage_count", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("purged", Boolean, nullable=False, server_default=text("false")),
+    Column("request_id", String(128)),
+    Column("fingerprint", LargeBinary),
+)
+Index(
+    "documents_by_id",
+    documents.c.tenant,
+    documents.c.corpus_uid,
+    documents.c.id,
+    unique=True,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "documents_by_update",
+    documents.c.tenant,
+    documents.c.corpus_uid,
+    documents.c.updated_at,
+    documents.c.uid,
+    sqlite_where=text("deleted_at IS NULL"),
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "documents_by_claim",
+    documents.c.tenant,
+    documents.c.corpus_uid,
+    documents.c.request_id,
+    unique=True,
+    sqlite_where=text("request_id IS NOT NULL"),
+    postgresql_where=text("request_id IS NOT NULL"),
+)
+Index(
+    "documents_deleted",
+    documents.c.purged,
+    documents.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
+
+# The index that finds them is no table of this kind: `passage_index`.
+passages = Table(
+    "passages",
+    metadata,
+    _tenant(),
+    Column("corpus_uid", String(64), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("document_uid", String(64), nullable=False),
+    Column("number", Integer, nullable=False),
+    # As JSON, the outermost first.
+    Column("headings", Text, nullable=False),
+    Column("text", Text, nullable=False),
+)
+Index(
+    "passages_of_document",
+    passages.c.tenant,
+    passages.c.corpus_uid,
+    passages.c.document_uid,
+    passages.c.number,
+)
+for _dialect, _statements in (("sqlite", SQLITE_DDL), ("postgresql", POSTGRESQL_DDL)):
+    for _statement in _statements:
+        _ddl = DDL(_statement)  # type: ignore[no-untyped-call]
+        event.listen(metadata, "after_create", _ddl.execute_if(dialect=_dialect))
+
 schema_versions = Table(
     "schema_versions",
     metadata,
@@ -409,4 +545,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 4
+SCHEMA_MINOR = 5

@@ -28,6 +28,7 @@ from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql import forks, statements
 from hansard_server.repository.sql.access import SqlAccessWrites
 from hansard_server.repository.sql.alterations import alter_event
+from hansard_server.repository.sql.corpora import SqlCorpusWrites, purge_corpora
 from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
 from hansard_server.repository.sql.keysets import encode_keys
@@ -99,7 +100,7 @@ _RENEW_LEASES = (
 )
 
 
-class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlRateWrites):
+class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlCorpusWrites, SqlRateWrites):
     """A WriteTx (see repository.api) on a connection whose transaction others begin and end.
 
     `changes` is what watchers are told after the commit.
@@ -239,18 +240,23 @@ class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlRateWrites):
         return self.delete_session(tenant, session_uid, now_us)
 
     def purge_deleted(self, now_us: int, *, keep_rows_us: int, max_rows: int) -> int:
-        """Remove rows of deleted agents and sessions, at most `max_rows`; return how many.
+        """Remove rows of what was deleted, at most `max_rows`; return how many.
 
         A session that goes because its agent went counts as one more. The rows that carry claims
         stay for `keep_rows_us` after the deletion.
         """
-        return purge_deleted(
+        removed = purge_deleted(
             self.connection,
             self.delete_session,
             now_us,
             keep_rows_us=keep_rows_us,
             max_rows=max_rows,
         )
+        if removed < max_rows:
+            removed += purge_corpora(
+                self.connection, now_us, keep_rows_us=keep_rows_us, max_rows=max_rows - removed
+            )
+        return removed
 
     # Forks ----------------------------------------------------------------------------------------
 

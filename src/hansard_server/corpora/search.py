@@ -1,0 +1,170 @@
+"""Search: passages that have the question's words, ranked by BM25.
+
+The work is bounded, however large the corpus. Words that are in few passages say which passages are
+looked at; frequent ones only add to the score, and where all are frequent, passages that have them
+all are looked at first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hansard.v1 import corpus_service_pb2
+from hansard_server.corpora.filters import parse_filter
+from hansard_server.corpora.terms import CorpusTerms, searched_words
+from hansard_server.domain.corpora import CorpusRecord, StoredPassage
+from hansard_server.domain.filters import All, Condition
+from hansard_server.domain.words import bm25
+from hansard_server.repository.api import ReadTx, Store
+from hansard_server.repository.corpora import Lookup
+
+LIMIT_DEFAULT = 10
+WORDS_MAX = 64
+"""So many different words of a question count."""
+FREQUENT_FROM = 500
+"""A word that so many passages have is frequent."""
+EXAMINED_MAX = 5_000
+"""For conditions that the index can't answer, so many passages of a word are looked at."""
+_READ_MAX = 100
+"""So many passages are read and ranked, or twice what is wanted."""
+# Of a frequent word it is only known that so many passages have it, or more. It counts as if a good
+# part of them had, so that it never outweighs a rare one.
+_FREQUENT_SHARE = 4
+_AVERAGE_WORDS = 110
+"""In a passage that is as long as most are, without stop words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage that fits, and how well."""
+
+    corpus_key: str
+    stored: StoredPassage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A corpus, and the condition that its documents must meet."""
+
+    corpus_key: str
+    condition: Condition | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Passages of one corpus, and what each word weighs there."""
+
+    corpus_key: str
+    passages: Sequence[StoredPassage]
+    weights: Mapping[str, float]
+
+
+class CorpusSearch:
+    """Searches the corpora of a tenant."""
+
+    def __init__(self, store: Store) -> None:
+        """Search in `store`."""
+        self._store = store
+
+    async def search(
+        self, tenant: str, request: corpus_service_pb2.SearchCorporaRequest
+    ) -> list[Found]:
+        """Return the passages that fit best, the best first.
+
+        Raises InvalidRequest for filters that can't be read, CorpusNotFound.
+        """
+        wanted = await asyncio.to_thread(_read_filters, request)
+        limit = request.limit or LIMIT_DEFAULT
+        words = list(dict.fromkeys(searched_words(request.query)))[:WORDS_MAX]
+
+        def query(tx: ReadTx) -> list[_Candidates]:
+            corpora = [tx.get_corpus(tenant, each.corpus_key) for each in wanted]
+            return [
+                _find_candidates(tx, corpus, words, each.condition, limit)
+                for corpus, each in zip(corpora, wanted, strict=True)
+            ]
+
+        candidates = await self._store.read(query)
+        return await asyncio.to_thread(_rank, candidates, limit)
+
+
+def _read_filters(request: corpus_service_pb2.SearchCorporaRequest) -> list[_Wanted]:
+    everywhere = parse_filter(request.metadata_filter, "metadata_filter")
+    wanted: list[_Wanted] = []
+    for index, each in enumerate(request.corpora):
+        own = parse_filter(each.metadata_filter, f"corpora[{index}].metadata_filter")
+        both = tuple(condition for condition in (own, everywhere) if condition is not None)
+        wanted.append(_Wanted(each.corpus_key, All(both) if both else None))
+    return wanted
+
+
+def _find_candidates(
+    tx: ReadTx,
+    corpus: CorpusRecord,
+    words: Sequence[str],
+    condition: Condition | None,
+    limit: int,
+) -> _Candidates:
+    terms = CorpusTerms(corpus.uid)
+    required = terms.required(condition)
+
+    def look_up(*all_of: str) -> Sequence[int]:
+        lookup = Lookup(
+            terms=(*((terms.of_word(word),) for word in all_of), *required),
+            condition=condition,
+            limit=FREQUENT_FROM,
+            max_rows=FREQUENT_FROM if condition is None else EXAMINED_MAX,
+        )
+        return tx.find_passages(corpus.tenant, corpus.uid, lookup)
+
+    having = {word: look_up(word) for word in words}
+    frequent = [word for word, ids in having.items() if len(ids) >= FREQUENT_FROM]
+    weights = {
+        word: _weight(len(ids), corpus.passage_count, frequent=word in frequent)
+        for word, ids in having.items()
+    }
+    promise: defaultdict[int, float] = defaultdict(float)
+    for word, ids in having.items():
+        if word not in frequent:
+            for passage_id in ids:
+                promise[passage_id] += weights[word]
+    if len(frequent) > 1:
+        for passage_id in look_up(*frequent):
+            promise[passage_id] += sum(weights[word] for word in frequent)
+    most = max(_READ_MAX, 2 * limit)
+    for word in sorted(frequent, key=lambda word: -weights[word]):
+        for passage_id in having[word]:
+            if len(promise) < most or passage_id in promise:
+                promise[passage_id] += weights[word]
+    best = sorted(promise, key=lambda passage_id: (-promise[passage_id], passage_id))[:most]
+    passages = tx.get_passages(corpus.tenant, corpus.uid, best)
+    return _Candidates(corpus.key, passages, weights)
+
+
+def _weight(having: int, passages: int, *, frequent: bool) -> float:
+    """Return what BM25 calls the inverse document frequency, never negative."""
+    count = max(having, passages // _FREQUENT_SHARE) if frequent else having
+    total = max(passages, count)
+    return math.log(1 + (total - count + 0.5) / (count + 0.5))
+
+
+def _rank(candidates: Iterable[_Candidates], limit: int) -> list[Found]:
+    found: dict[tuple[str, str, int], Found] = {}
+    for each in candidates:
+        texts = [
+            searched_words(" ".join((*stored.passage.headings, stored.passage.text)))
+            for stored in each.passages
+        ]
+        scores = bm25(texts, each.weights, _AVERAGE_WORDS)
+        for stored, score in zip(each.passages, scores, strict=True):
+            key = (each.corpus_key, stored.document_id, stored.passage.number)
+            # A corpus may be named twice, with other conditions each time.
+            if score > 0 and (key not in found or found[key].score < score):
+                found[key] = Found(each.corpus_key, stored, score)
+    ordered = sorted(found.items(), key=lambda item: (-item[1].score, item[0]))
+    return [passage for _, passage in ordered[:limit]]

@@ -1,0 +1,485 @@
+"""Corpora: statements, and the transactions' methods made of them; their purge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    String,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from hansard_server.domain.corpora import (
+    CorpusRecord,
+    DocumentRecord,
+    IndexedPassage,
+    Passage,
+    StoredPassage,
+)
+from hansard_server.domain.errors import CorpusNotFound, DocumentNotFound, StoreUnavailable
+from hansard_server.domain.records import Claim, Claimed
+from hansard_server.repository.api import CreationScan
+from hansard_server.repository.corpora import Lookup
+from hansard_server.repository.sql.engine import lock_for_update
+from hansard_server.repository.sql.filters import compile_condition
+from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
+from hansard_server.repository.sql.passage_index import (
+    IDS_AT_ONCE,
+    add_entries,
+    entries_with,
+    remove_entries,
+    reserve_ids,
+)
+from hansard_server.repository.sql.rows import AnyRow, claim_values
+from hansard_server.repository.sql.scans import by_creation
+from hansard_server.repository.sql.tables import corpora, documents, passages
+
+_CORPORA = select(corpora).where(
+    corpora.c.tenant == bindparam("tenant"), corpora.c.deleted_at.is_(None)
+)
+_CORPUS = _CORPORA.where(corpora.c.key == bindparam("corpus_key"))
+_CORPUS_CLAIM = select(corpora).where(
+    corpora.c.tenant == bindparam("tenant"), corpora.c.request_id == bindparam("request_id")
+)
+_OF_CORPUS = and_(
+    documents.c.tenant == bindparam("tenant"), documents.c.corpus_uid == bindparam("corpus_uid")
+)
+_DOCUMENTS = select(documents).where(_OF_CORPUS, documents.c.deleted_at.is_(None))
+_DOCUMENT = _DOCUMENTS.where(documents.c.id == bindparam("document_id"))
+_DOCUMENT_LOCKED = lock_for_update(_DOCUMENT)
+_DOCUMENT_CLAIM = select(documents).where(
+    _OF_CORPUS, documents.c.request_id == bindparam("request_id")
+)
+_DOCUMENT_OF_PASSAGE = and_(
+    documents.c.tenant == passages.c.tenant,
+    documents.c.corpus_uid == passages.c.corpus_uid,
+    documents.c.uid == passages.c.document_uid,
+    documents.c.deleted_at.is_(None),
+)
+_PASSAGES = select_by_keys(
+    passages.c.id,
+    passages.c.number,
+    passages.c.headings,
+    passages.c.text,
+    documents.c.id.label("document_id"),
+    documents.c.metadata,
+    source=passages,
+    keys=[passages.c.tenant, passages.c.corpus_uid, passages.c.id],
+).join(documents, _DOCUMENT_OF_PASSAGE)
+
+_THIS_CORPUS = and_(
+    corpora.c.tenant == bindparam("of_tenant"), corpora.c.uid == bindparam("of_corpus")
+)
+_THIS_DOCUMENT = and_(
+    documents.c.tenant == bindparam("of_tenant"),
+    documents.c.corpus_uid == bindparam("of_corpus"),
+    documents.c.uid == bindparam("of_uid"),
+)
+_DELETE_CORPUS = (
+    update(corpora)
+    .where(_THIS_CORPUS, corpora.c.deleted_at.is_(None))
+    .values(deleted_at=bindparam("now"))
+)
+_COUNT = (
+    update(corpora)
+    .where(_THIS_CORPUS, corpora.c.deleted_at.is_(None))
+    .values(
+        document_count=corpora.c.document_count + bindparam("more_documents", type_=Integer),
+        passage_count=corpora.c.passage_count + bindparam("more_passages", type_=Integer),
+    )
+)
+_HIDE_DOCUMENT = update(documents).where(_THIS_DOCUMENT).values(deleted_at=bindparam("now"))
+_BEGUN = lock_for_update(
+    select(documents.c.uid).where(_THIS_DOCUMENT, documents.c.purged.is_(False))
+)
+_FINISH = (
+    update(documents)
+    .where(_THIS_DOCUMENT, documents.c.deleted_at > bindparam("now"))
+    .values(
+        deleted_at=None,
+        created_at=bindparam("new_created_at"),
+        updated_at=bindparam("new_updated_at"),
+        request_id=bindparam("new_request_id", type_=String),
+        fingerprint=bindparam("new_fingerprint"),
+    )
+)
+
+# The purge ----------------------------------------------------------------------------------------
+
+_PASSAGE_COSTS_ROWS = 8
+"""To take one out of the index is so much more work than to remove a row."""
+# Locked: whoever is late with a document waits for the lock to finish it, and finds it gone.
+_DEAD_DOCUMENTS = lock_for_update(
+    select(documents.c.tenant, documents.c.corpus_uid, documents.c.uid)
+    .where(documents.c.purged.is_(False), documents.c.deleted_at <= bindparam("now"))
+    .order_by(documents.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_OLD_DOCUMENTS = lock_for_update(
+    select(documents.c.tenant, documents.c.corpus_uid, documents.c.uid)
+    .where(documents.c.purged.is_(True), documents.c.deleted_at <= bindparam("before"))
+    .order_by(documents.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_DEAD_CORPORA = lock_for_update(
+    select(corpora.c.tenant, corpora.c.uid)
+    .where(corpora.c.purged.is_(False), corpora.c.deleted_at <= bindparam("now"))
+    .order_by(corpora.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_OLD_CORPORA = lock_for_update(
+    select(corpora.c.tenant, corpora.c.uid)
+    .where(corpora.c.purged.is_(True), corpora.c.deleted_at <= bindparam("before"))
+    .order_by(corpora.c.deleted_at)
+    .limit(bindparam("limit")),
+    skip_locked=True,
+)
+_PASSAGES_OF_CORPUS = (
+    select(passages.c.id)
+    .where(
+        passages.c.tenant == bindparam("of_tenant"),
+        passages.c.corpus_uid == bindparam("of_corpus"),
+    )
+    .limit(bindparam("limit"))
+)
+_PASSAGES_OF_DOCUMENT = _PASSAGES_OF_CORPUS.where(passages.c.document_uid == bindparam("of_uid"))
+_DELETE_PASSAGES = delete(passages).where(
+    passages.c.tenant == bindparam("of_tenant"),
+    passages.c.corpus_uid == bindparam("of_corpus"),
+    passages.c.id.in_(bindparam("ids", expanding=True)),
+)
+_DOCUMENTS_OF_CORPUS = (
+    select(documents.c.uid)
+    .where(
+        documents.c.tenant == bindparam("of_tenant"),
+        documents.c.corpus_uid == bindparam("of_corpus"),
+    )
+    .limit(bindparam("limit"))
+)
+_DELETE_DOCUMENTS = delete(documents).where(
+    documents.c.tenant == bindparam("of_tenant"),
+    documents.c.corpus_uid == bindparam("of_corpus"),
+    documents.c.uid.in_(bindparam("uids", expanding=True)),
+)
+_MARK_DOCUMENT = update(documents).where(_THIS_DOCUMENT).values(purged=True)
+_DELETE_DOCUMENT = delete(documents).where(_THIS_DOCUMENT)
+_MARK_CORPUS = update(corpora).where(_THIS_CORPUS).values(purged=True)
+_REMOVE_CORPUS = delete(corpora).where(_THIS_CORPUS)
+
+
+class SqlCorpusReads:
+    """CorpusReads (see repository.corpora) on a connection whose transaction others manage."""
+
+    connection: Connection
+
+    def get_corpus(self, tenant: str, corpus_key: str) -> CorpusRecord:
+        """Return the corpus. Raises CorpusNotFound."""
+        values = {"tenant": tenant, "corpus_key": corpus_key}
+        row = self.connection.execute(_CORPUS, values).one_or_none()
+        if row is None:
+            raise CorpusNotFound("There is no such corpus.")
+        return _corpus_record(row)
+
+    def find_corpus_claim(self, tenant: str, request_id: str) -> Claimed[CorpusRecord] | None:
+        """Return what CreateCorpus made under this request_id, even if deleted since."""
+        values = {"tenant": tenant, "request_id": request_id}
+        row = self.connection.execute(_CORPUS_CLAIM, values).one_or_none()
+        return None if row is None else Claimed(row.fingerprint, _corpus_record(row))
+
+    def scan_corpora(self, tenant: str, scan: CreationScan) -> Sequence[CorpusRecord]:
+        """Return at most `scan.limit` corpora."""
+        wanted = by_creation(_CORPORA, scan, corpora.c.created_at, corpora.c.uid)
+        return [_corpus_record(row) for row in self.connection.execute(wanted, {"tenant": tenant})]
+
+    def get_document(self, tenant: str, corpus_uid: str, document_id: str) -> DocumentRecord:
+        """Return the document. Raises DocumentNotFound."""
+        return _document_record(self._document(_DOCUMENT, tenant, corpus_uid, document_id))
+
+    def find_document_claim(
+        self, tenant: str, corpus_uid: str, request_id: str
+    ) -> Claimed[DocumentRecord] | None:
+        """Return what IndexDocument made under this request_id, even if replaced since."""
+        values = {"tenant": tenant, "corpus_uid": corpus_uid, "request_id": request_id}
+        row = self.connection.execute(_DOCUMENT_CLAIM, values).one_or_none()
+        return None if row is None else Claimed(row.fingerprint, _document_record(row))
+
+    def scan_documents(
+        self, tenant: str, corpus_uid: str, scan: CreationScan
+    ) -> Sequence[DocumentRecord]:
+        """Return at most `scan.limit` documents by the time of their last replacement."""
+        wanted = by_creation(_DOCUMENTS, scan, documents.c.updated_at, documents.c.uid)
+        values = {"tenant": tenant, "corpus_uid": corpus_uid}
+        return [_document_record(row) for row in self.connection.execute(wanted, values)]
+
+    def find_passages(self, tenant: str, corpus_uid: str, lookup: Lookup) -> Sequence[int]:
+        """Return the ids of passages; see the Protocol."""
+        found = entries_with(self.connection, lookup.terms, lookup.max_rows)
+        wanted: Select[Any] = (
+            select(passages.c.id)
+            .select_from(
+                found.join(
+                    passages,
+                    and_(
+                        passages.c.tenant == tenant,
+                        passages.c.corpus_uid == corpus_uid,
+                        passages.c.id == found.c.id,
+                    ),
+                ).join(documents, _DOCUMENT_OF_PASSAGE)
+            )
+            .limit(lookup.limit)
+        )
+        if lookup.condition is not None:
+            postgres = self.connection.dialect.name == "postgresql"
+            wanted = wanted.where(
+                compile_condition(lookup.condition, documents.c.fields, postgres=postgres)
+            )
+        return self.connection.execute(wanted).scalars().all()
+
+    def get_passages(
+        self, tenant: str, corpus_uid: str, passage_ids: Sequence[int]
+    ) -> Sequence[StoredPassage]:
+        """Return those that exist, in no order."""
+        if not passage_ids:
+            return []
+        keys = encode_keys({(tenant, corpus_uid, number) for number in passage_ids})
+        return [
+            StoredPassage(
+                passage_id=row.id,
+                document_id=row.document_id,
+                metadata=row.metadata,
+                passage=Passage(row.number, tuple(json.loads(row.headings)), row.text),
+            )
+            for row in self.connection.execute(_PASSAGES, keys)
+        ]
+
+    def _document(
+        self, statement: Select[Any], tenant: str, corpus_uid: str, document_id: str
+    ) -> AnyRow:
+        values = {"tenant": tenant, "corpus_uid": corpus_uid, "document_id": document_id}
+        row = self.connection.execute(statement, values).one_or_none()
+        if row is None:
+            raise DocumentNotFound("There is no such document in the corpus.")
+        return row
+
+
+class SqlCorpusWrites(SqlCorpusReads):
+    """CorpusWrites (see repository.corpora), as SqlCorpusReads."""
+
+    def insert_corpus(self, corpus: CorpusRecord, claim: Claim | None) -> None:
+        """Write a new corpus. An IntegrityError says that its key or claim was taken meanwhile."""
+        values = {
+            "tenant": corpus.tenant,
+            "uid": corpus.uid,
+            "key": corpus.key,
+            "name": corpus.name,
+            "description": corpus.description,
+            "metadata": corpus.metadata,
+            "document_count": corpus.document_count,
+            "passage_count": corpus.passage_count,
+            "created_at": corpus.created_at_us,
+        }
+        self.connection.execute(insert(corpora), values | claim_values(claim))
+
+    def delete_corpus(self, tenant: str, corpus_uid: str, now_us: int) -> None:
+        """Hide the corpus: its key is free, the purge removes its documents."""
+        values = {"of_tenant": tenant, "of_corpus": corpus_uid, "now": now_us}
+        self.connection.execute(_DELETE_CORPUS, values)
+
+    def begin_document(self, document: DocumentRecord, give_up_at_us: int) -> None:
+        """Make the place for a document's passages; see the Protocol."""
+        values = {
+            "tenant": document.tenant,
+            "corpus_uid": document.corpus_uid,
+            "uid": document.uid,
+            "id": document.id,
+            "metadata": document.metadata,
+            "fields": dict(document.fields),
+            "size_bytes": document.size_bytes,
+            "passage_count": document.passage_count,
+            "created_at": document.created_at_us,
+            "updated_at": document.updated_at_us,
+            "deleted_at": give_up_at_us,
+        }
+        self.connection.execute(insert(documents), values)
+
+    def add_passages(self, document: DocumentRecord, added: Sequence[IndexedPassage]) -> None:
+        """Write passages of a document that was begun, at most 1,000."""
+        if not added:
+            return
+        if len(added) > IDS_AT_ONCE:
+            raise ValueError("too many passages at once")
+        names = _names(document.tenant, document.corpus_uid, document.uid)
+        if self.connection.execute(_BEGUN, names).one_or_none() is None:
+            raise _given_up()
+        first = reserve_ids(self.connection)
+        numbered = list(enumerate(added, start=first))
+        rows = [
+            {
+                "tenant": document.tenant,
+                "corpus_uid": document.corpus_uid,
+                "id": passage_id,
+                "document_uid": document.uid,
+                "number": indexed.passage.number,
+                "headings": json.dumps(indexed.passage.headings),
+                "text": indexed.passage.text,
+            }
+            for passage_id, indexed in numbered
+        ]
+        self.connection.execute(insert(passages), rows)
+        entries = [(passage_id, indexed.terms) for passage_id, indexed in numbered]
+        add_entries(self.connection, document.tenant, document.corpus_uid, entries)
+
+    def finish_document(
+        self, document: DocumentRecord, claim: Claim | None, now_us: int
+    ) -> DocumentRecord:
+        """Have the document be there, instead of one with its id; see the Protocol."""
+        names = (document.tenant, document.corpus_uid, document.id)
+        created_at = updated_at = now_us
+        try:
+            before = self._document(_DOCUMENT_LOCKED, *names)
+        except DocumentNotFound:
+            more_documents, more_passages = 1, document.passage_count
+        else:
+            more_documents, more_passages = 0, document.passage_count - before.passage_count
+            created_at, updated_at = before.created_at, max(now_us, before.updated_at)
+            self._hide(before, now_us)
+        values = {
+            **_names(document.tenant, document.corpus_uid, document.uid),
+            "now": now_us,
+            "new_created_at": created_at,
+            "new_updated_at": updated_at,
+            "new_request_id": None if claim is None else claim.request_id,
+            "new_fingerprint": None if claim is None else claim.fingerprint,
+        }
+        if self.connection.execute(_FINISH, values).rowcount != 1:
+            raise _given_up()
+        self._count(document.tenant, document.corpus_uid, more_documents, more_passages)
+        return self.get_document(*names)
+
+    def delete_document(self, tenant: str, corpus_uid: str, document_id: str, now_us: int) -> None:
+        """Hide the document. Raises DocumentNotFound."""
+        row = self._document(_DOCUMENT_LOCKED, tenant, corpus_uid, document_id)
+        self._hide(row, now_us)
+        self._count(tenant, corpus_uid, -1, -row.passage_count)
+
+    def _hide(self, row: AnyRow, now_us: int) -> None:
+        names = _names(row.tenant, row.corpus_uid, row.uid)
+        self.connection.execute(_HIDE_DOCUMENT, {**names, "now": now_us})
+
+    def _count(self, tenant: str, corpus_uid: str, documents: int, passages: int) -> None:
+        """Count documents and passages. Raises CorpusNotFound when the corpus is not there."""
+        values = {
+            "of_tenant": tenant,
+            "of_corpus": corpus_uid,
+            "more_documents": documents,
+            "more_passages": passages,
+        }
+        if self.connection.execute(_COUNT, values).rowcount != 1:
+            raise CorpusNotFound("There is no such corpus.")
+
+
+def purge_corpora(connection: Connection, now_us: int, *, keep_rows_us: int, max_rows: int) -> int:
+    """Remove what was deleted or never finished, at most about `max_rows` rows' worth of work;
+    return how much, 0 when nothing is left to do now.
+    """
+    removed = 0
+    due = {"now": now_us, "limit": max_rows}
+    for row in connection.execute(_DEAD_DOCUMENTS, due).all():
+        if removed >= max_rows:
+            return removed
+        document = _names(row.tenant, row.corpus_uid, row.uid)
+        removed += _remove_passages(connection, _PASSAGES_OF_DOCUMENT, document, max_rows - removed)
+        if removed < max_rows:
+            connection.execute(_MARK_DOCUMENT, document)
+            removed += 1
+    for dead in connection.execute(_DEAD_CORPORA, due).all():
+        if removed >= max_rows:
+            return removed
+        corpus = {"of_tenant": dead.tenant, "of_corpus": dead.uid}
+        # Documents first: to one that is gone nobody adds passages any more.
+        removed += _remove_documents(connection, corpus, max_rows - removed)
+        if removed < max_rows:
+            removed += _remove_passages(connection, _PASSAGES_OF_CORPUS, corpus, max_rows - removed)
+        if removed < max_rows:
+            connection.execute(_MARK_CORPUS, corpus)
+            removed += 1
+    old = {"before": now_us - keep_rows_us}
+    for row in connection.execute(_OLD_DOCUMENTS, {**old, "limit": max_rows - removed}).all():
+        connection.execute(_DELETE_DOCUMENT, _names(row.tenant, row.corpus_uid, row.uid))
+        removed += 1
+    for gone in connection.execute(_OLD_CORPORA, {**old, "limit": max_rows - removed}).all():
+        connection.execute(_REMOVE_CORPUS, {"of_tenant": gone.tenant, "of_corpus": gone.uid})
+        removed += 1
+    return removed
+
+
+def _remove_passages(
+    connection: Connection, which: Select[Any], names: dict[str, str], budget: int
+) -> int:
+    limit = max(1, budget // _PASSAGE_COSTS_ROWS)
+    ids = connection.execute(which, {**names, "limit": limit}).scalars().all()
+    if not ids:
+        return 0
+    tenant, corpus_uid = names["of_tenant"], names["of_corpus"]
+    remove_entries(connection, tenant, corpus_uid, ids)
+    values = {"of_tenant": tenant, "of_corpus": corpus_uid, "ids": list(ids)}
+    connection.execute(_DELETE_PASSAGES, values)
+    # A full piece uses the budget up: there may be more.
+    return budget if len(ids) == limit else len(ids) * _PASSAGE_COSTS_ROWS
+
+
+def _remove_documents(connection: Connection, corpus: dict[str, str], budget: int) -> int:
+    uids = connection.execute(_DOCUMENTS_OF_CORPUS, {**corpus, "limit": budget}).scalars().all()
+    if uids:
+        connection.execute(_DELETE_DOCUMENTS, {**corpus, "uids": list(uids)})
+    return len(uids)
+
+
+def _given_up() -> StoreUnavailable:
+    return StoreUnavailable("the document was given up while it was written", retry_after_s=1.0)
+
+
+def _names(tenant: str, corpus_uid: str, uid: str) -> dict[str, Any]:
+    return {"of_tenant": tenant, "of_corpus": corpus_uid, "of_uid": uid}
+
+
+def _corpus_record(row: AnyRow) -> CorpusRecord:
+    return CorpusRecord(
+        tenant=row.tenant,
+        uid=row.uid,
+        key=row.key,
+        name=row.name,
+        description=row.description,
+        metadata=row.metadata,
+        document_count=row.document_count,
+        passage_count=row.passage_count,
+        created_at_us=row.created_at,
+    )
+
+
+def _document_record(row: AnyRow) -> DocumentRecord:
+    return DocumentRecord(
+        tenant=row.tenant,
+        corpus_uid=row.corpus_uid,
+        uid=row.uid,
+        id=row.id,
+        metadata=row.metadata,
+        fields=row.fields,
+        size_bytes=row.size_bytes,
+        passage_count=row.passage_count,
+        created_at_us=row.created_at,
+        updated_at_us=row.updated_at,
+    )
