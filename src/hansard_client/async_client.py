@@ -22,6 +22,7 @@ from hansard_client.operations import (
     api_keys,
     artifacts,
     conversations,
+    corpora,
     events,
     sessions,
     turns,
@@ -59,6 +60,19 @@ class AsyncApiKeys(Part[Link]):
     list = AsyncIterating(api_keys.list_)
     revoke = Awaiting(api_keys.revoke)
     issue_token = Awaiting(api_keys.issue_token)
+
+
+class AsyncCorpora(Part[Link]):
+    """Corpora: documents that many sessions search."""
+
+    create = Awaiting(corpora.create)
+    get = Awaiting(corpora.get)
+    list = AsyncIterating(corpora.list_)
+    delete = Awaiting(corpora.delete)
+    index = Awaiting(corpora.index)
+    list_documents = AsyncIterating(corpora.list_documents)
+    delete_document = Awaiting(corpora.delete_document)
+    search = Awaiting(corpora.search)
 
 
 class AsyncEvents(Part[Place]):
@@ -135,6 +149,7 @@ class AsyncHansard:
         agents: who answers in sessions.
         sessions: conversations with an agent.
         api_keys: who is let in.
+        corpora: documents that many sessions search.
     """
 
     def __init__(
@@ -161,6 +176,7 @@ class AsyncHansard:
         self.agents = AsyncAgents(self._link)
         self.sessions = AsyncSessions(self._link)
         self.api_keys = AsyncApiKeys(self._link)
+        self.corpora = AsyncCorpora(self._link)
 
     @overload
     def session(self, session: session_pb2.Session, /) -> AsyncSession: ...

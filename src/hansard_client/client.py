@@ -22,6 +22,7 @@ from hansard_client.operations import (
     api_keys,
     artifacts,
     conversations,
+    corpora,
     events,
     sessions,
     turns,
@@ -59,6 +60,19 @@ class ApiKeys(Part[Link]):
     list = Iterating(api_keys.list_)
     revoke = Returning(api_keys.revoke)
     issue_token = Returning(api_keys.issue_token)
+
+
+class Corpora(Part[Link]):
+    """Corpora: documents that many sessions search."""
+
+    create = Returning(corpora.create)
+    get = Returning(corpora.get)
+    list = Iterating(corpora.list_)
+    delete = Returning(corpora.delete)
+    index = Returning(corpora.index)
+    list_documents = Iterating(corpora.list_documents)
+    delete_document = Returning(corpora.delete_document)
+    search = Returning(corpora.search)
 
 
 class Events(Part[Place]):
@@ -139,6 +153,7 @@ class Hansard:
         agents: who answers in sessions.
         sessions: conversations with an agent.
         api_keys: who is let in.
+        corpora: documents that many sessions search.
     """
 
     def __init__(
@@ -178,6 +193,7 @@ class Hansard:
         self.agents = Agents(self._link)
         self.sessions = Sessions(self._link)
         self.api_keys = ApiKeys(self._link)
+        self.corpora = Corpora(self._link)
 
     @overload
     def session(self, session: session_pb2.Session, /) -> Session: ...

@@ -17,6 +17,8 @@ from hansard.v1 import (
     agent_service_pb2,
     artifact_pb2,
     artifact_service_pb2,
+    corpus_pb2,
+    corpus_service_pb2,
     event_pb2,
     event_service_pb2,
     session_pb2,
@@ -97,6 +99,7 @@ _IDEMPOTENT: Final = frozenset(
 
 _agents, _sessions, _events = agent_service_pb2, session_service_pb2, event_service_pb2
 _turns, _artifacts, _access = turn_service_pb2, artifact_service_pb2, access_service_pb2
+_corpora = corpus_service_pb2
 
 CREATE_AGENT: Final = _rpc(
     _agents, "AgentService/CreateAgent", _agents.CreateAgentRequest, agent_pb2.Agent
@@ -211,4 +214,41 @@ REVOKE_API_KEY: Final = _rpc(
 )
 ISSUE_TOKEN: Final = _rpc(
     _access, "AccessService/IssueToken", _access.IssueTokenRequest, _access.IssueTokenResponse
+)
+
+CREATE_CORPUS: Final = _rpc(
+    _corpora, "CorpusService/CreateCorpus", _corpora.CreateCorpusRequest, corpus_pb2.Corpus
+)
+GET_CORPUS: Final = _rpc(
+    _corpora, "CorpusService/GetCorpus", _corpora.GetCorpusRequest, corpus_pb2.Corpus
+)
+LIST_CORPORA: Final = _rpc(
+    _corpora, "CorpusService/ListCorpora", _corpora.ListCorporaRequest, _corpora.ListCorporaResponse
+)
+DELETE_CORPUS: Final = _rpc(
+    _corpora,
+    "CorpusService/DeleteCorpus",
+    _corpora.DeleteCorpusRequest,
+    _corpora.DeleteCorpusResponse,
+)
+INDEX_DOCUMENT: Final = _rpc(
+    _corpora, "CorpusService/IndexDocument", _corpora.IndexDocumentRequest, corpus_pb2.Document
+)
+LIST_DOCUMENTS: Final = _rpc(
+    _corpora,
+    "CorpusService/ListDocuments",
+    _corpora.ListDocumentsRequest,
+    _corpora.ListDocumentsResponse,
+)
+DELETE_DOCUMENT: Final = _rpc(
+    _corpora,
+    "CorpusService/DeleteDocument",
+    _corpora.DeleteDocumentRequest,
+    _corpora.DeleteDocumentResponse,
+)
+SEARCH_CORPORA: Final = _rpc(
+    _corpora,
+    "CorpusService/SearchCorpora",
+    _corpora.SearchCorporaRequest,
+    _corpora.SearchCorporaResponse,
 )

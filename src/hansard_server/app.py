@@ -67,7 +67,7 @@ from hansard_server.domain.records import SessionRecord
 from hansard_server.http_door import HttpDoor
 from hansard_server.lifecycle import Calls, Closers, Drain, cancel
 from hansard_server.replicas import Replica
-from hansard_server.repository.api import Store
+from hansard_server.repository.api import Change, Store
 from hansard_server.resources.agents import Agents
 from hansard_server.resources.paging import PageTokens
 from hansard_server.resources.sessions import Sessions
@@ -220,10 +220,7 @@ class Server:
             clock=self._clock,
         )
         engine = _engine(settings, store, feeds, contexts, replica)
-        listening = ExitStack()
-        listening.enter_context(store.listen(feeds.on_change))
-        listening.enter_context(store.listen(engine.on_change))
-        closers.add("listening", partial(asyncio.to_thread, listening.close))
+        self._tell(store, feeds.on_change, engine.on_change)
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
         await replica.join(engine, keeper)
@@ -269,6 +266,12 @@ class Server:
             _log.warning(warning)
         names = [service.name for service in services]
         _log.info("serving", address=self.address, http=self.http_address, services=names)
+
+    def _tell(self, store: Store, *listeners: Callable[[Change], None]) -> None:
+        listening = ExitStack()
+        for listener in listeners:
+            listening.enter_context(store.listen(listener))
+        self._closers.add("listening", partial(asyncio.to_thread, listening.close))
 
     async def _open_forks(self, store: Store, *, alone: bool) -> Forks:
         settings = self._settings

@@ -36,6 +36,11 @@ def catalog(engine: Engine) -> list[str]:
     return [re.sub(r"\s+", " ", repr(tuple(row)).replace("\\n", " ")) for row in rows]
 
 
+def is_table_of_ours(name: str | None, kind: str, _parents: object) -> bool:
+    # The index of passages has no Table: it is made by statements of each database's own.
+    return kind != "table" or not str(name).startswith("passage_index")
+
+
 def set_version(engine: Engine, major: int, minor: int) -> None:
     with engine.begin() as connection:
         connection.execute(update(tables.schema_versions).values(major=major, minor=minor))
@@ -54,7 +59,8 @@ def test_migrations_make_the_schema_of_tables(engine: Engine, empty_url: str) ->
 
 def test_autogenerate_finds_no_difference(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        options = {"compare_server_default": True, "include_name": is_table_of_ours}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, tables.metadata) == []
 
 

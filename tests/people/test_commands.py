@@ -148,3 +148,25 @@ def test_a_session_is_forked(hansard: Hansard, agent: str) -> None:
     failed = hansard("sessions", "create", key, "--name", "x", "--from", "nowhere")
     assert_fails(failed, "SESSION_NOT_FOUND", "from_session.session_key")
     assert_fails(hansard("sessions", "create", key, "--name", "x", "--up-to", "aev_1"), "--from")
+
+
+def test_a_corpus_is_filled_and_searched(hansard: Hansard, tmp_path: Path) -> None:
+    hansard.ok("corpora", "create", "--key", "handbook", "--name", "Handbook")
+    text = tmp_path / "returns & refunds.md"
+    text.write_text("# Refunds\n\nWe refund within thirty days.")
+    (made,) = hansard.ok(
+        "corpora", "index", "handbook", str(text), "--metadata", '{"lang": "en"}', "--json"
+    ).objects
+    assert made["document_id"] == "returns___refunds.md"
+    (passage,) = hansard.ok(
+        "corpora", "search", "handbook", "refunds?", "--filter", "doc.lang = 'en'", "--json"
+    ).objects
+    assert passage["metadata"] == {"filename": "returns & refunds.md", "lang": "en"}
+    assert "thirty days" in hansard.ok("corpora", "search", "handbook", "refund").out
+    assert hansard.ok("corpora", "list", "--json").objects[0]["document_count"] == "1"
+    assert made["document_id"] in hansard.ok("corpora", "documents", "handbook").out
+    assert_fails(hansard("corpora", "search", "handbook", "x", "--filter", "doc."), "filter")
+    assert_fails(hansard("corpora", "index", "handbook", str(text), "--metadata", "7"), "object")
+    hansard.ok("corpora", "remove", "handbook", made["document_id"], "--yes")
+    hansard.ok("corpora", "delete", "handbook", "--yes")
+    assert_fails(hansard("corpora", "search", "handbook", "x"), "CORPUS_NOT_FOUND")

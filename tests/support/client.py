@@ -125,7 +125,7 @@ class Caller(Generic[T]):
         made: Any = Hansard() if kind == "blocking" else AsyncHansard()
         # The façade is made with a transport of its own; these take the parts over.
         self.hansard: Any = made
-        for name in ("agents", "sessions", "api_keys"):
+        for name in ("agents", "sessions", "api_keys", "corpora"):
             setattr(made, name, type(getattr(made, name))(link))
         of_session: Any = Session if kind == "blocking" else AsyncSession
         self.session: Any = of_session(Place(link, "agent", "session"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hansard_client.commands import agents, artifacts, chat, events, keys, sessions
+from hansard_client.commands import agents, artifacts, chat, corpora, events, keys, sessions
 from hansard_client.commands.common import command
 
 
@@ -15,4 +15,5 @@ def add_to(main: typer.Typer) -> None:
     main.add_typer(sessions.app, name="sessions")
     main.add_typer(events.app, name="events")
     main.add_typer(artifacts.app, name="artifacts")
+    main.add_typer(corpora.app, name="corpora")
     main.add_typer(keys.app, name="keys")

@@ -123,10 +123,14 @@ def _check_filters(agent: agent_pb2.Agent, check_filter: CheckFilter) -> Iterato
 
 def _fault_of_filter(text: str, check_filter: CheckFilter) -> str:
     """Return what is wrong with a filter whatever its references name, empty for nothing."""
-    try:
-        # Where a list may stand, no single value can, and the other way round.
-        tried = [bind_references(text, lambda _: "x"), bind_references(text, lambda _: ["x"])]
-    except UnusableReference as error:
-        return str(error)
-    problems = [check_filter(each) for each in tried]
-    return "" if "" in problems else problems[0]
+    problems = []
+    # Where a list may stand, no single value can, and the other way round.
+    for value in ("x", ["x"]):
+        try:
+            problem = check_filter(bind_references(text, lambda _, value=value: value))  # type: ignore[misc]
+        except UnusableReference as error:
+            problem = str(error)
+        if not problem:
+            return ""
+        problems.append(problem)
+    return problems[0]

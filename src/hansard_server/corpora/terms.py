@@ -121,13 +121,17 @@ class CorpusTerms:
         self, passages: Iterable[Passage], fields: Mapping[str, Any]
     ) -> Iterator[tuple[Passage, frozenset[Term]]]:
         """Yield passages with their terms: words, those of headings, the document's fields."""
-        shared = frozenset(self._of_fields(fields))
+        shared = self.of_fields(fields)
         made: dict[str, Term] = {}
         for passage in passages:
             found = set(searched_words(" ".join((*passage.headings, passage.text))))
             for word in found - made.keys():
                 made[word] = self.of_word(word)
             yield passage, shared.union(made[word] for word in found)
+
+    def of_fields(self, fields: Mapping[str, Any]) -> frozenset[Term]:
+        """Return the terms of a document's metadata."""
+        return frozenset(self._of_field(path, value) for path, value in _scalars(fields))
 
     def required(self, condition: Condition | None) -> tuple[AnyOfTerms, ...]:
         """Return terms that every document has which meets the condition: one of each group."""
@@ -141,10 +145,6 @@ class CorpusTerms:
             ):
                 return (tuple({self._of_field(path, value) for value in values}),)
         return ()
-
-    def _of_fields(self, fields: Mapping[str, Any]) -> Iterator[Term]:
-        for path, value in _scalars(fields):
-            yield self._of_field(path, value)
 
     def _of_field(self, path: Path, value: Value) -> Term:
         if isinstance(value, bool):

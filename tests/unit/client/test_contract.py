@@ -29,7 +29,7 @@ from tests.support.client import Caller, ScriptedTransport
 LEFT_OUT: dict[str, str] = {}
 
 IMAGE = Path(__file__).resolve().parents[3] / "generated/hansard/hansard.binpb"
-PARTS = ("Agents", "Sessions", "ApiKeys", "Events", "Turns", "Artifacts", "Session")
+PARTS = ("Agents", "Sessions", "ApiKeys", "Corpora", "Events", "Turns", "Artifacts", "Session")
 ENDED = Turn(id="trn_1", status=TURN_STATUS_COMPLETED)
 END = event_service_pb2.SendEventResponse(turn_end=event_service_pb2.TurnEnd(turn=ENDED))
 CAUGHT_UP = event_service_pb2.WatchEventsResponse(caught_up=event_service_pb2.CaughtUp())
@@ -56,6 +56,14 @@ WAYS: dict[str, Callable[[Caller[Any]], Any]] = {
     "ApiKeys.list": lambda c: c.hansard.api_keys.list(include_revoked=True),
     "ApiKeys.revoke": lambda c: c.hansard.api_keys.revoke("k"),
     "ApiKeys.issue_token": lambda c: c.hansard.api_keys.issue_token(),
+    "Corpora.create": lambda c: c.hansard.corpora.create(name="C", metadata={"a": 1}),
+    "Corpora.get": lambda c: c.hansard.corpora.get("c"),
+    "Corpora.list": lambda c: c.hansard.corpora.list(newest_first=False),
+    "Corpora.delete": lambda c: c.hansard.corpora.delete("c"),
+    "Corpora.index": lambda c: c.hansard.corpora.index("c", "text", metadata={"a": 1}),
+    "Corpora.list_documents": lambda c: c.hansard.corpora.list_documents("c"),
+    "Corpora.delete_document": lambda c: c.hansard.corpora.delete_document("c", "d"),
+    "Corpora.search": lambda c: c.hansard.corpora.search("words", ["c", {"corpus_key": "d"}]),
     "Session.get": lambda c: c.session.get(),
     "Session.update": lambda c: c.session.update(name="N"),
     "Session.delete": lambda c: c.session.delete(),

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     String,
+    Text,
     and_,
     bindparam,
     case,
@@ -20,7 +21,7 @@ from sqlalchemy import (
     not_,
     or_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from hansard_server.domain.filters import (
     All,
@@ -94,14 +95,16 @@ class _Compiler:
     def _text(self, path: Path, kind: type) -> ColumnElement[Any]:
         if not self._postgres:
             return func.json_extract(self._metadata, _sqlite_path(path))
-        text = self._metadata.op("#>>")(_postgres_path(path))
+        text = self._metadata.op("#>>", return_type=Text())(_postgres_path(path))
         if kind is float:
             return cast(text, Float)
         return text.collate("C") if kind is str else text
 
     def _type(self, path: Path) -> ColumnElement[Any]:
         if self._postgres:
-            return func.jsonb_typeof(self._metadata.op("#>")(_postgres_path(path)))
+            return func.jsonb_typeof(
+                self._metadata.op("#>", return_type=JSONB())(_postgres_path(path))
+            )
         return func.json_type(self._metadata, _sqlite_path(path))
 
 
