@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Connection, func, select, text
@@ -69,7 +70,7 @@ async def test_both_stores_rank_alike(store: SqlStore) -> None:
     for document_id, text_words in texts.items():
         await library.index(document_id, " ".join(text_words))
     wanted = ("word1", "word7", "word39")
-    scores = {}
+    scores: dict[str, float] = {}
     for document_id, text_words in texts.items():
         length = 1.2 * (0.25 + 0.75 * len(text_words) / 110)
         for word in wanted:
@@ -185,8 +186,8 @@ async def test_corpus_that_goes_while_a_document_is_written(
     corpus = await library.make()
     written = store.write
 
-    async def write(decide: object) -> object:
-        done = await written(decide)  # type: ignore[arg-type]
+    async def write(decide: Callable[[WriteTx], object]) -> object:
+        done = await written(decide)
         monkeypatch.setattr(store, "write", written)
 
         def delete(tx: WriteTx) -> None:

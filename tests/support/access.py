@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from hansard.v1 import (
     agent_pb2,
     agent_service_pb2,
     artifact_service_pb2,
+    corpus_pb2,
+    corpus_service_pb2,
     event_pb2,
     event_service_pb2,
     session_pb2,
@@ -40,7 +42,7 @@ ROLES = {
 CALLS = sorted(method for method in RULES if method.startswith("/hansard.v1."))
 _SERVICES = (
     *(access_service_pb2, agent_service_pb2, artifact_service_pb2, event_service_pb2),
-    *(session_service_pb2, turn_service_pb2),
+    *(session_service_pb2, turn_service_pb2, corpus_service_pb2),
 )
 
 
@@ -54,6 +56,8 @@ class Place:
     turn_id: str = "trn_none"
     artifact_id: str = "art_none"
     api_key_id: str = "key_none"
+    corpus_key: str = "corpus_none"
+    document_id: str = "doc_none"
 
     @property
     def session(self) -> dict[str, str]:
@@ -152,6 +156,26 @@ REQUESTS: dict[str, Callable[[Place], Message | list[Message]]] = {
     "SessionService/DeleteSession": lambda at: session_service_pb2.DeleteSessionRequest(
         **at.session
     ),
+    "CorpusService/CreateCorpus": lambda _: corpus_service_pb2.CreateCorpusRequest(name="New"),
+    "CorpusService/GetCorpus": lambda at: corpus_service_pb2.GetCorpusRequest(
+        corpus_key=at.corpus_key
+    ),
+    "CorpusService/ListCorpora": lambda _: corpus_service_pb2.ListCorporaRequest(),
+    "CorpusService/DeleteCorpus": lambda at: corpus_service_pb2.DeleteCorpusRequest(
+        corpus_key=at.corpus_key
+    ),
+    "CorpusService/IndexDocument": lambda at: corpus_service_pb2.IndexDocumentRequest(
+        corpus_key=at.corpus_key, text="Words of a document."
+    ),
+    "CorpusService/ListDocuments": lambda at: corpus_service_pb2.ListDocumentsRequest(
+        corpus_key=at.corpus_key
+    ),
+    "CorpusService/DeleteDocument": lambda at: corpus_service_pb2.DeleteDocumentRequest(
+        corpus_key=at.corpus_key, document_id=at.document_id
+    ),
+    "CorpusService/SearchCorpora": lambda at: corpus_service_pb2.SearchCorporaRequest(
+        query="words", corpora=[corpus_pb2.CorpusSearch(corpus_key=at.corpus_key)]
+    ),
     "TurnService/GetTurn": lambda at: turn_service_pb2.GetTurnRequest(
         **at.session, turn_id=at.turn_id
     ),
@@ -244,10 +268,10 @@ async def make_agent(channel: grpc.aio.Channel, admin: Metadata, key: str) -> No
 async def make_place(
     channel: grpc.aio.Channel, admin: Metadata, agent_key: str, session_key: str
 ) -> Place:
-    """Create a session of the agent with an event, a turn that has ended, an artifact; and a key
-    with a role on the agent.
+    """Create a session of the agent with an event, a turn that has ended, an artifact; a key with
+    a role on the agent; and a corpus with a document.
     """
-    place = Place(agent_key, session_key)
+    place = Place(agent_key, session_key, corpus_key=f"corpus_{agent_key}_{session_key}")
     created = session_service_pb2.CreateSessionRequest(
         agent_key=agent_key, key=session_key, name="Session", request_id=f"place-{session_key}"
     )
@@ -256,9 +280,13 @@ async def make_place(
     event = await make_about(channel, "/hansard.v1.ArtifactService/UploadArtifacts", place, admin)
     uploaded = event_pb2.Event.FromString(event.reply)
     key = await make_key(channel, admin, (Role.ROLE_AGENT_VIEWER, agent_key))
-    return Place(
-        agent_key,
-        session_key,
+    corpus = corpus_service_pb2.CreateCorpusRequest(key=place.corpus_key, name="Corpus")
+    made = await make(channel, "/hansard.v1.CorpusService/CreateCorpus", corpus, admin)
+    assert made.reason == "OK", made
+    indexed = await make_about(channel, "/hansard.v1.CorpusService/IndexDocument", place, admin)
+    return replace(
+        place,
+        document_id=corpus_pb2.Document.FromString(indexed.reply).document_id,
         event_id=uploaded.id,
         turn_id=await _run_turn(channel, admin, place),
         artifact_id=uploaded.artifact_upload.artifacts[0].artifact_id,

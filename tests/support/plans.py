@@ -13,9 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, LargeBinary, event, text, update
 
+from hansard_server.corpora.filters import parse_filter
 from hansard_server.domain.access import ApiKeyRecord, Grant, Role
 from hansard_server.domain.clock import now_us
+from hansard_server.domain.corpora import DocumentRecord, IndexedPassage, Passage
 from hansard_server.domain.errors import DomainError
+from hansard_server.domain.filters import All, Comparison, Condition, Operator
 from hansard_server.domain.rates import Rate
 from hansard_server.domain.records import EventType, TurnStatus
 from hansard_server.repository.api import Alteration, CreationScan, EventScan, Position, TurnScan
@@ -30,6 +33,7 @@ from hansard_server.repository.commands import (
     Upload,
     WhenBusy,
 )
+from hansard_server.repository.corpora import Lookup
 from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql.batch import Batch
 from hansard_server.repository.sql.probe import probe_write
@@ -42,6 +46,7 @@ from tests.support.records import AGENT, SESSION, TENANT
 Call = Callable[[SqlWriteTx], object]
 NAME = SessionName(tenant=TENANT, agent_key="key-3", session_key="key-3")
 HERE = (TENANT, "session-3")
+CORPUS = (TENANT, "corpus-3")
 BY_CREATION = CreationScan(limit=10, after=Position(5, "uid"))
 BACK = CreationScan(limit=10, after=Position(5, "uid"), descending=True)
 
@@ -137,6 +142,27 @@ CASES = {
     ),
     "total_artifacts": Case(lambda tx: tx.total_artifacts(*HERE), ("session_heads",)),
 }
+OF_PASSAGES = ("passages", "documents")
+CASES |= {
+    "get_corpus": Case(lambda tx: tx.get_corpus(TENANT, "key-3"), ("corpora_by_key",)),
+    "find_corpus_claim": Case(lambda tx: tx.find_corpus_claim(TENANT, "r"), ("corpora_by_claim",)),
+    "scan_corpora": Case(lambda tx: tx.scan_corpora(TENANT, BY_CREATION), ("corpora_by_creation",)),
+    "get_document": Case(lambda tx: tx.get_document(*CORPUS, "doc_3"), ("documents_by_id",)),
+    "find_document_claim": Case(
+        lambda tx: tx.find_document_claim(*CORPUS, "r"), ("documents_by_claim",)
+    ),
+    "scan_documents": Case(lambda tx: tx.scan_documents(*CORPUS, BACK), ("documents_by_update",)),
+    "find_passages": Case(
+        lambda tx: look_up(tx, (3,), condition=Comparison(("a",), Operator.GREATER, 0)),
+        OF_PASSAGES,
+    ),
+    "find_passages_of_frequent_terms": Case(
+        lambda tx: look_up(tx, (1_000,), (1_001, 5)), OF_PASSAGES
+    ),
+    "get_passages": Case(lambda tx: tx.get_passages(*CORPUS, [3, 13]), OF_PASSAGES),
+}
+# The full-text index is asked for a term, it is not read whole; the rows are those that it found.
+MATCH_OF_SQLITE = ("SCAN passage_index VIRTUAL TABLE INDEX 0:M", "SCAN found")
 # These look at all that waits, runs or was deleted: the index holds nothing else.
 WHOLE_INDEX = {"find_unfinished_turns", "find_expired_turns", "find_idle_queues", "renew_leases"}
 # The keys that a statement was given, unfolded.
@@ -201,12 +227,36 @@ FILL = (
     ),
     "INSERT INTO tenants (key, created_at) {numbers} SELECT 'tenant-' || i, i FROM n",
     "INSERT INTO secrets (name, value) {numbers} SELECT 's-' || i, '' FROM n",
+    (
+        "INSERT INTO corpora (tenant, uid, key, name, description, metadata, document_count, "
+        "passage_count, created_at, request_id, fingerprint, deleted_at) {numbers} SELECT "
+        "'tenant-1', 'corpus-' || i, 'key-' || i, '', '', '', 0, 0, i, 'request-' || i, '', "
+        "CASE WHEN i % 99 = 0 THEN i END FROM n"
+    ),
+    (
+        "INSERT INTO documents (tenant, corpus_uid, uid, id, metadata, fields, size_bytes, "
+        "passage_count, created_at, updated_at, request_id, fingerprint, deleted_at) {numbers} "
+        "SELECT 'tenant-1', 'corpus-' || (i % 10), 'document-' || i, 'doc_' || i, '', "
+        "'{{\"a\": 1}}', 0, 0, i, i, 'request-' || i, '', CASE WHEN i % 99 = 0 THEN i END FROM n"
+    ),
+    (
+        "INSERT INTO passages (tenant, corpus_uid, id, document_uid, number, headings, text) "
+        "{numbers} SELECT 'tenant-1', 'corpus-' || (i % 10), i, 'document-' || i, 1, '[]', '' "
+        "FROM n"
+    ),
 )
+# Terms of a few passages each, and two of very many.
+FILL_INDEX = {
+    "sqlite": "INSERT INTO passage_index (rowid, terms) {numbers} SELECT i, "
+    "printf('%012x %012x', i % 700, 1000 + i % 2) FROM n",
+    "postgresql": "INSERT INTO passage_index (tenant, corpus_uid, id, terms) {numbers} SELECT "
+    "'tenant-1', 'corpus-' || (i % 10), i, ARRAY[i % 700, 1000 + i % 2] FROM n",
+}
 
 
 def fill(connection: Connection) -> None:
     """Fill a database, so that it is worth while to use an index."""
-    for statement in FILL:
+    for statement in (*FILL, FILL_INDEX[connection.dialect.name]):
         connection.execute(text(statement.format(numbers=NUMBERS)))
     if connection.dialect.name == "sqlite":
         # Where bytes belong, '' is a text there.
@@ -418,6 +468,66 @@ def commands(tx: SqlWriteTx) -> None:
     batch(tx, append(draft(), session=OTHER, scope=ClaimScope.UPLOAD_ARTIFACTS, upload=upload))
 
 
+DOCUMENT = DocumentRecord(
+    tenant=TENANT,
+    corpus_uid="corpus-3",
+    uid="new",
+    id="doc_13",
+    metadata=b"",
+    fields={"a": 1},
+    size_bytes=0,
+    passage_count=1,
+    created_at_us=1,
+    updated_at_us=1,
+)
+
+
+# Statements follow the form of a filter; its values are parameters.
+FILTERS = (
+    "doc.owner.name = 'o'",
+    "doc.owner.name IN ('o', 'p') AND doc.even = false",
+    "doc.owner.name = 'o' AND doc.even = true",
+)
+
+
+def look_up(tx: SqlWriteTx, *terms: tuple[int, ...], condition: Condition | None = None) -> object:
+    lookup = Lookup(terms=terms, condition=condition, limit=10, max_rows=500)
+    return tx.find_passages(*CORPUS, lookup)
+
+
+def corpora(tx: SqlWriteTx) -> None:
+    for scan in creation_scans():
+        tx.scan_corpora(TENANT, scan)
+        tx.scan_documents(*CORPUS, scan)
+    for terms in (((3,),), ((1_000,), (1_001, 5)), ((3, 4),), ((3,), (4,), (5,)), ((3, 4), (5, 6))):
+        look_up(tx, *terms)
+    for filter_text in FILTERS:
+        condition = parse_filter(filter_text, "")
+        assert condition is not None
+        for terms in (((3,),), ((3,), (4, 5))):
+            look_up(tx, *terms, condition=All((condition,)))
+    corpus = replace(tx.get_corpus(TENANT, "key-3"), uid="new", key="new")
+    for number, made in enumerate((None, claim("new"))):
+        tx.insert_corpus(replace(corpus, uid=f"new-{number}", key=f"new-{number}"), made)
+    passage = IndexedPassage(Passage(1, (), "a"), frozenset({1, 2}))
+    for document, made in ((DOCUMENT, None), (replace(DOCUMENT, uid="n2"), claim("doc"))):
+        tx.begin_document(document, 10**9)
+        tx.add_passages(document, [passage])
+        tx.finish_document(document, made, 9)
+    tx.delete_document(*CORPUS, "doc_23", 9)
+    tx.delete_corpus(TENANT, "corpus-4", 9)
+
+
+def purge_corpora(tx: SqlWriteTx) -> None:
+    run(
+        tx,
+        "UPDATE documents SET purged = true WHERE deleted_at > 200",
+        "UPDATE corpora SET purged = true WHERE deleted_at > 200",
+        "UPDATE corpora SET deleted_at = 5 WHERE uid = 'corpus-5'",
+    )
+    tx.purge_deleted(10**9, keep_rows_us=1, max_rows=100_000)
+
+
 CALLS: dict[str, Call] = {
     "lists": lists,
     "event_pages": event_pages,
@@ -432,6 +542,8 @@ CALLS: dict[str, Call] = {
     "access": access,
     "sweeps": sweeps,
     "rates": rates,
+    "corpora": corpora,
+    "purge_corpora": purge_corpora,
     "probe": lambda tx: probe_write(tx.connection),
     "commands": commands,
 }

@@ -69,11 +69,22 @@ ALLOWED: dict[str, set[str]] = {
     "ArtifactService/DownloadArtifact": {A, D, V, U},
     "ArtifactService/DeleteArtifact": {A, D},
 }
+# All of the tenant's corpora, for whoever has one of these roles on some agent.
+CORPORA: dict[str, set[str]] = {
+    "CorpusService/GetCorpus": {A, D, V},
+    "CorpusService/DeleteCorpus": set(),
+    "CorpusService/IndexDocument": set(),
+    "CorpusService/ListDocuments": {A, D, V},
+    "CorpusService/DeleteDocument": set(),
+    "CorpusService/SearchCorpora": {A, D, V},
+}
 # Not about one agent: reason for (a role on agents, own, another agent's, another tenant's).
 CREATE_KEY, REVOKE_KEY = "AccessService/CreateApiKey", "AccessService/RevokeApiKey"
 OF_THE_TENANT: dict[str, set[str]] = {
     "AgentService/CreateAgent": set(),
     "AgentService/ListAgents": {A, D, V, U},
+    "CorpusService/CreateCorpus": set(),
+    "CorpusService/ListCorpora": {A, D, V},
     "AccessService/ListApiKeys": {A},
     "AccessService/IssueToken": {A, D, V, U},
 }
@@ -81,6 +92,7 @@ OF_THE_TENANT: dict[str, set[str]] = {
 SPENT = {
     *("AgentService/DeleteAgent", "SessionService/DeleteSession", "EventService/DeleteEvent"),
     *("ArtifactService/DeleteArtifact", "EventService/SendEvent", REVOKE_KEY),
+    *("CorpusService/DeleteCorpus", "CorpusService/DeleteDocument"),
 }
 
 
@@ -89,7 +101,9 @@ def expected(call: str, role: str, whose: str) -> str:
     everything = role == ADMINISTRATOR
     if call in OF_THE_TENANT:
         return "OK" if everything or role in OF_THE_TENANT[call] else "FORBIDDEN"
-    if call in {CREATE_KEY, REVOKE_KEY} and not everything and role != A:
+    if call in CORPORA and (everything or role in CORPORA[call]):
+        return "CORPUS_NOT_FOUND" if whose == "another tenant's" else "OK"
+    if call in CORPORA or (call in {CREATE_KEY, REVOKE_KEY} and not everything and role != A):
         return "FORBIDDEN"
     mine = whose == "own" or (everything and whose == "another agent's")
     if call == REVOKE_KEY:
@@ -168,7 +182,7 @@ async def world(store_url: str, tmp_path: Path) -> AsyncIterator[World]:
 
 def test_every_call_has_a_request() -> None:
     assert {f"/hansard.v1.{call}" for call in REQUESTS} == set(CALLS)
-    assert {*ALLOWED, *OF_THE_TENANT, CREATE_KEY, REVOKE_KEY} == set(REQUESTS)
+    assert {*ALLOWED, *CORPORA, *OF_THE_TENANT, CREATE_KEY, REVOKE_KEY} == set(REQUESTS)
 
 
 async def test_every_call_by_every_role_on_everything(world: World, record_property: Any) -> None:

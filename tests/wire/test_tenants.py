@@ -30,7 +30,7 @@ from tests.support.access import (
 )
 from tests.support.server import Running, make_settings, running_server
 
-IDS = ("event_id", "turn_id", "artifact_id", "api_key_id")
+IDS = ("event_id", "turn_id", "artifact_id", "api_key_id", "document_id")
 
 
 @dataclass
@@ -87,6 +87,7 @@ def mixtures(two: TwoTenants) -> list[tuple[Place, Place]]:
     absent = {
         "agent_key": "never",
         "session_key": "never-session",
+        "corpus_key": "corpus_never_never-session",
         **{name: never(getattr(two.theirs, name)) for name in IDS},
     }
     pairs = [(two.theirs, Place(**absent))]
