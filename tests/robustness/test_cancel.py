@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hansard.v1 import artifact_service_pb2, session_service_pb2
+from hansard.v1 import artifact_service_pb2, session_pb2, session_service_pb2
 from hansard_server import failpoints
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.turns.engine import TurnEngine
@@ -28,6 +28,7 @@ SEED = 3
 WAIT_S = 30.0
 # These are passed when a server starts, not by anybody's call.
 NOT_OF_CALLS = {"migration.step", "turn.taken"}
+KINDS = ("send", "append", "upload", "create", "fork")
 
 
 class Parts:
@@ -105,6 +106,14 @@ def calls_of(talk: Talk, number: int) -> dict[str, Callable[[], Any]]:
                 agent_key=talk.agent_key, name="Another", request_id=f"create-{number}"
             )
         ),
+        "fork": lambda: server.sessions.CreateSession(
+            session_service_pb2.CreateSessionRequest(
+                agent_key=talk.agent_key,
+                name="A fork",
+                request_id=f"fork-{number}",
+                from_session=session_pb2.FromSession(session_key=talk.session_key),
+            )
+        ),
     }
 
 
@@ -146,7 +155,7 @@ async def test_calls_cancelled_at_each_failpoint(hansard: Running, parts: Parts)
     reached = set()
     number = 0
     for name in sorted(failpoints.NAMES - NOT_OF_CALLS):
-        for kind in ("send", "append", "upload", "create"):
+        for kind in KINDS:
             number += 1
             make = calls_of(talk, number)[kind]
             if not await _cancel_at(name, make, hansard):
@@ -161,7 +170,7 @@ async def test_calls_cancelled_at_each_failpoint(hansard: Running, parts: Parts)
                 assert len(again) == 3, (name, kind)
             assert again == repeated, (name, kind)
     assert {name for name, _ in reached} == failpoints.NAMES - NOT_OF_CALLS
-    assert {kind for _, kind in reached} == {"send", "append", "upload", "create"}
+    assert {kind for _, kind in reached} == set(KINDS)
     inputs = [turn.input.input_message.messages[0].text.content for turn in await talk.turns()]
     assert len(inputs) == len(set(inputs)), "an input ran twice"
     await parts.until_idle(tasks)
