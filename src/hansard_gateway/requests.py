@@ -53,6 +53,12 @@ def build(
         ordering = _ORDERING.get(binding.rpc.name, ())
         fill_from_query(message, query, ignored=ordering)
         _set_order(message, request, ordering)
+    for variable in binding.variables:
+        name = variable.rpartition(".")[2]
+        said = members.get(name)
+        value = request.path_params[parameter(variable)]
+        if said is not None and said.value not in (None, value):
+            raise invalid(name, "is another one in the path")
     set_path(binding, message, request)
     if "page_size" in binding.rpc.request.DESCRIPTOR.fields_by_name:
         _set_page(message, request)
@@ -61,16 +67,13 @@ def build(
 
 
 def set_path(binding: Binding, message: Message, request: Request) -> None:
-    """Set the fields that the path names. Raises HttpError when the body says otherwise."""
+    """Set the fields that the path names."""
     for variable in binding.variables:
         *parents, name = variable.split(".")
         target: Any = message
         for parent in parents:
             target = getattr(target, parent)
-        value = request.path_params[parameter(variable)]
-        if getattr(target, name) not in {"", value}:
-            raise invalid(name, "is another one in the path")
-        setattr(target, name, value)
+        setattr(target, name, request.path_params[parameter(variable)])
 
 
 def parameter(variable: str) -> str:

@@ -161,6 +161,7 @@ async def test_the_guides_sessions_are_taken_as_they_stand(door: Door) -> None:
         ({"name": "x", "key": "a b"}, "invalid_request", "key"),
         ({"name": "x", "nix": 1}, "invalid_request", "nix"),
         ({"name": "x", "agent_key": "other"}, "invalid_request", "agent_key"),
+        ({"name": "x", "agent_key": ""}, "invalid_request", "agent_key"),
         ({"name": "x", "enabled": "yes"}, "invalid_request", "enabled"),
         ({"name": "x", "tti_minutes": -1}, "invalid_request", "tti_minutes"),
         ({"name": "x", "metadata": []}, "invalid_metadata", "metadata"),
