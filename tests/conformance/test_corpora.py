@@ -116,6 +116,8 @@ async def test_equality_is_found_in_any_number_of_documents(
         await library.index(
             f"d{number:02}", "Cold sea.", owner={"name": f"o{number}"}, even=number % 2 == 0
         )
+    monkeypatch.setattr(searching, "DOCUMENTS_MAX", 3)
+    assert await library.ids("cold sea", metadata_filter="doc.owner.name > 'o8'") == ["d09"]
     for wanted in (
         "doc.owner.name = 'o39'",
         "doc.owner.name IN ('o39', 'zz') AND doc.even = false",

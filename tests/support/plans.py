@@ -159,6 +159,10 @@ CASES |= {
     "find_passages_of_frequent_terms": Case(
         lambda tx: look_up(tx, (1_000,), (1_001, 5)), OF_PASSAGES
     ),
+    "find_documents": Case(
+        lambda tx: tx.find_documents(*CORPUS, Comparison(("a",), Operator.GREATER, 0), 10),
+        ("documents_by_",),
+    ),
     "get_passages": Case(lambda tx: tx.get_passages(*CORPUS, [3, 13]), OF_PASSAGES),
 }
 # The full-text index is asked for a term, it is not read whole; the rows are those that it found.
@@ -241,16 +245,16 @@ FILL = (
     ),
     (
         "INSERT INTO passages (tenant, corpus_uid, id, document_uid, number, headings, text) "
-        "{numbers} SELECT 'tenant-1', 'corpus-' || (i % 10), i, 'document-' || i, 1, '[]', '' "
+        "{numbers} SELECT 'tenant-1', 'corpus-' || (i % 10), 1000000 + i, 'document-' || i, 1, '[]', '' "
         "FROM n"
     ),
 )
 # Terms of a few passages each, and two of very many.
 FILL_INDEX = {
-    "sqlite": "INSERT INTO passage_index (rowid, terms) {numbers} SELECT i, "
-    "printf('%012x %012x', i % 700, 1000 + i % 2) FROM n",
+    "sqlite": "INSERT INTO passage_index (rowid, terms) {numbers} SELECT "
+    "1000000 + i, printf('%012x %012x', i % 700, 1000 + i % 2) FROM n",
     "postgresql": "INSERT INTO passage_index (tenant, corpus_uid, id, terms) {numbers} SELECT "
-    "'tenant-1', 'corpus-' || (i % 10), i, ARRAY[i % 700, 1000 + i % 2] FROM n",
+    "'tenant-1', 'corpus-' || (i % 10), 1000000 + i, ARRAY[i % 700, 1000 + i % 2] FROM n",
 }
 
 
@@ -487,6 +491,7 @@ FILTERS = (
     "doc.owner.name = 'o'",
     "doc.owner.name IN ('o', 'p') AND doc.even = false",
     "doc.owner.name = 'o' AND doc.even = true",
+    "doc.owner.name > 'o'",
 )
 
 
@@ -501,11 +506,13 @@ def corpora(tx: SqlWriteTx) -> None:
         tx.scan_documents(*CORPUS, scan)
     for terms in (((3,),), ((1_000,), (1_001, 5)), ((3, 4),), ((3,), (4,), (5,)), ((3, 4), (5, 6))):
         look_up(tx, *terms)
+        tx.count_passages(terms, 10)
     for filter_text in FILTERS:
         condition = parse_filter(filter_text, "")
         assert condition is not None
         for terms in (((3,),), ((3,), (4, 5))):
             look_up(tx, *terms, condition=All((condition,)))
+        tx.find_documents(*CORPUS, All((condition,)), 10)
     corpus = replace(tx.get_corpus(TENANT, "key-3"), uid="new", key="new")
     for number, made in enumerate((None, claim("new"))):
         tx.insert_corpus(replace(corpus, uid=f"new-{number}", key=f"new-{number}"), made)

@@ -155,12 +155,13 @@ class Corpora:
             raise fault
         fields: dict[str, Any] = MessageToDict(request.metadata)
         async with self._cutting:
-            indexed = await asyncio.to_thread(_index, corpus.uid, request.text, fields)
+            uid = keys.make_uid()
+            indexed = await asyncio.to_thread(_index, corpus.uid, uid, request.text, fields)
             now = self._clock()
             document = DocumentRecord(
                 tenant=tenant,
                 corpus_uid=corpus.uid,
-                uid=keys.make_uid(),
+                uid=uid,
                 id=request.document_id or keys.make_document_id(),
                 metadata=request.metadata.SerializeToString(deterministic=True),
                 fields=fields,
@@ -235,9 +236,11 @@ class Corpora:
         return finished
 
 
-def _index(corpus_uid: str, text: str, fields: dict[str, Any]) -> list[IndexedPassage]:
-    terms = CorpusTerms(corpus_uid)
-    return [IndexedPassage(*made) for made in terms.of_passages(split_text(text), fields)]
+def _index(
+    corpus_uid: str, document_uid: str, text: str, fields: dict[str, Any]
+) -> list[IndexedPassage]:
+    made = CorpusTerms(corpus_uid).of_passages(split_text(text), fields, document_uid)
+    return [IndexedPassage(*passage) for passage in made]
 
 
 def _first_document(tx: ReadTx, corpus: CorpusRecord, claim: Claim | None) -> DocumentRecord | None:

@@ -14,7 +14,7 @@ SECTION_MIN_CHARACTERS = 200
 """A heading begins a passage only when the one before has so many: short sections share one."""
 _HEADING_MAX_CHARACTERS = 200
 _LINE = re.compile(r"[^\n]*\n|[^\n]+\Z")
-_HEADING = re.compile(r"[ ]{0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*\r?\n?\Z")
+_HEADING = re.compile(r"[ ]{0,3}(#{1,6})[ \t]")
 _FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
 # Where a long paragraph may be cut, the best place first; the cut is behind the match.
 _CUTS = (re.compile(r"\n"), re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|[。！？]"), re.compile(r"\s+"))  # noqa: RUF001
@@ -52,8 +52,8 @@ def _blocks(text: str) -> Iterator[_Block]:
             yield _Block(start, end)
             start = None
         if heading:
-            title = " ".join(heading[2].split())[:_HEADING_MAX_CHARACTERS]
-            yield _Block(begin, match.end(), len(heading[1]), title)
+            title = line[heading.end() :].strip().rstrip("#").strip()
+            yield _Block(begin, match.end(), len(heading[1]), title[:_HEADING_MAX_CHARACTERS])
             continue
         if not blank:
             start = begin if start is None else start
@@ -73,6 +73,7 @@ def _join(text: str, blocks: Iterator[_Block]) -> Iterator[tuple[int, int, tuple
     start: int | None = None
     end = 0
     headings: tuple[str, ...] = ()
+    nothing_below = False
     for block in blocks:
         if block.level:
             path = [*(above for above in path if above[0] < block.level)]
@@ -84,10 +85,11 @@ def _join(text: str, blocks: Iterator[_Block]) -> Iterator[tuple[int, int, tuple
             yield start, end, headings
             start = None
         if start is None:
-            start = block.start
+            start, nothing_below = block.start, True
+        if nothing_below:
+            # The headings are those of the first paragraph.
             headings = tuple(title for _, title in path if title)
-        elif block.level and not text[start : block.start].strip("# \t\r\n"):
-            headings = tuple(title for _, title in path if title)
+            nothing_below = bool(block.level)
         end = block.end
         if end - start > PASSAGE_MAX_CHARACTERS:
             *whole, (start, end) = _cut(text, start, end)

@@ -20,15 +20,19 @@ from hansard_server.domain.corpora import CorpusRecord, StoredPassage
 from hansard_server.domain.filters import All, Condition
 from hansard_server.domain.words import bm25
 from hansard_server.repository.api import ReadTx, Store
-from hansard_server.repository.corpora import Lookup
+from hansard_server.repository.corpora import AnyOfTerms, Lookup
 
 LIMIT_DEFAULT = 10
 WORDS_MAX = 64
 """So many different words of a question count."""
 FREQUENT_FROM = 500
 """A word that so many passages have is frequent."""
-EXAMINED_MAX = 5_000
-"""For conditions that the index can't answer, so many passages of a word are looked at."""
+DOCUMENTS_EXAMINED_MAX = 5_000
+"""Up to so many documents are looked through for a condition that the index can't answer."""
+DOCUMENTS_MAX = 100
+"""If so many meet it or fewer, their passages are searched alone."""
+EXAMINED_MAX = 2_000
+"""Else it is checked on the passages that have the words, so many for each word."""
 _READ_MAX = 100
 """So many passages are read and ranked, or twice what is wanted."""
 # Of a frequent word it is only known that so many passages have it, or more. It counts as if a good
@@ -110,40 +114,71 @@ def _find_candidates(
     condition: Condition | None,
     limit: int,
 ) -> _Candidates:
-    terms = CorpusTerms(corpus.uid)
-    required = terms.required(condition)
-
-    def look_up(*all_of: str) -> Sequence[int]:
-        lookup = Lookup(
-            terms=(*((terms.of_word(word),) for word in all_of), *required),
-            condition=condition,
-            limit=FREQUENT_FROM,
-            max_rows=FREQUENT_FROM if condition is None else EXAMINED_MAX,
-        )
-        return tx.find_passages(corpus.tenant, corpus.uid, lookup)
-
-    having = {word: look_up(word) for word in words}
-    frequent = [word for word, ids in having.items() if len(ids) >= FREQUENT_FROM]
+    entries = _Entries(tx, corpus, condition)
+    having = {word: entries.count(word) for word in words}
+    frequent = [word for word, count in having.items() if count >= FREQUENT_FROM]
     weights = {
-        word: _weight(len(ids), corpus.passage_count, frequent=word in frequent)
-        for word, ids in having.items()
+        word: _weight(count, corpus.passage_count, frequent=word in frequent)
+        for word, count in having.items()
     }
     promise: defaultdict[int, float] = defaultdict(float)
-    for word, ids in having.items():
+    for word in words:
         if word not in frequent:
-            for passage_id in ids:
+            for passage_id in entries.find(word):
                 promise[passage_id] += weights[word]
     if len(frequent) > 1:
-        for passage_id in look_up(*frequent):
+        for passage_id in entries.find(*frequent):
             promise[passage_id] += sum(weights[word] for word in frequent)
     most = max(_READ_MAX, 2 * limit)
-    for word in sorted(frequent, key=lambda word: -weights[word]):
-        for passage_id in having[word]:
-            if len(promise) < most or passage_id in promise:
-                promise[passage_id] += weights[word]
+    for word in frequent:
+        if len(promise) < most:
+            for passage_id in entries.find(word):
+                promise.setdefault(passage_id, weights[word])
     best = sorted(promise, key=lambda passage_id: (-promise[passage_id], passage_id))[:most]
     passages = tx.get_passages(corpus.tenant, corpus.uid, best)
     return _Candidates(corpus.key, passages, weights)
+
+
+class _Entries:
+    """What the index of a corpus has of documents that meet a condition."""
+
+    def __init__(self, tx: ReadTx, corpus: CorpusRecord, condition: Condition | None) -> None:
+        self._tx = tx
+        self._corpus = corpus
+        self._condition = condition
+        self._terms = CorpusTerms(corpus.uid)
+        self._required = self._terms.required(condition)
+        self._max_rows = FREQUENT_FROM if self._terms.answers(condition) else EXAMINED_MAX
+        if (
+            condition is not None
+            and not self._terms.answers(condition)
+            and corpus.document_count <= DOCUMENTS_EXAMINED_MAX
+        ):
+            few = tx.find_documents(corpus.tenant, corpus.uid, condition, DOCUMENTS_MAX + 1)
+            if len(few) <= DOCUMENTS_MAX:
+                self._required = (tuple(map(self._terms.of_document, few)),)
+                self._max_rows = FREQUENT_FROM
+
+    def count(self, word: str) -> int:
+        """Return how many passages have the word, or FREQUENT_FROM when there are more."""
+        terms = self._terms_of((word,))
+        return self._tx.count_passages(terms, FREQUENT_FROM) if all(terms) else 0
+
+    def find(self, *words: str) -> Sequence[int]:
+        """Return the ids of passages that have all the words, at most FREQUENT_FROM."""
+        terms = self._terms_of(words)
+        if not all(terms):
+            return ()
+        lookup = Lookup(
+            terms=terms,
+            condition=self._condition,
+            limit=FREQUENT_FROM,
+            max_rows=self._max_rows,
+        )
+        return self._tx.find_passages(self._corpus.tenant, self._corpus.uid, lookup)
+
+    def _terms_of(self, words: Iterable[str]) -> tuple[AnyOfTerms, ...]:
+        return (*((self._terms.of_word(word),) for word in words), *self._required)
 
 
 def _weight(having: int, passages: int, *, frequent: bool) -> float:

@@ -117,11 +117,15 @@ class CorpusTerms:
         """Return the term of a stem."""
         return self._term(f"w{stemmed}")
 
+    def of_document(self, document_uid: str) -> Term:
+        """Return the term that all passages of a document have, and no others."""
+        return self._term(f"d{document_uid}")
+
     def of_passages(
-        self, passages: Iterable[Passage], fields: Mapping[str, Any]
+        self, passages: Iterable[Passage], fields: Mapping[str, Any], document_uid: str
     ) -> Iterator[tuple[Passage, frozenset[Term]]]:
-        """Yield passages with their terms: words, those of headings, the document's fields."""
-        shared = self.of_fields(fields)
+        """Yield passages with their terms: words, those of headings, the document, its fields."""
+        shared = self.of_fields(fields) | {self.of_document(document_uid)}
         made: dict[str, Term] = {}
         for passage in passages:
             found = set(searched_words(" ".join((*passage.headings, passage.text))))
@@ -145,6 +149,15 @@ class CorpusTerms:
             ):
                 return (tuple({self._of_field(path, value) for value in values}),)
         return ()
+
+    def answers(self, condition: Condition | None) -> bool:
+        """Tell whether the documents that have the required terms are those that meet it."""
+        match condition:
+            case None:
+                return True
+            case All(conditions):
+                return all(self.answers(part) for part in conditions)
+        return bool(self.required(condition))
 
     def _of_field(self, path: Path, value: Value) -> Term:
         if isinstance(value, bool):

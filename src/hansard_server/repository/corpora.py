@@ -75,6 +75,22 @@ class CorpusReads(Protocol):
         """Return at most `scan.limit` documents by the time of their last replacement."""
         ...
 
+    def find_documents(
+        self, tenant: str, corpus_uid: str, condition: Condition, limit: int
+    ) -> Sequence[str]:
+        """Return the uids of at most `limit` documents whose metadata meet the condition.
+
+        The cost grows with the documents of the corpus.
+        """
+        ...
+
+    def count_passages(self, terms: tuple[AnyOfTerms, ...], limit: int) -> int:
+        """Return how many passages have one term of each group, or `limit` when there are more.
+
+        Those of deleted documents count until they are purged.
+        """
+        ...
+
     def find_passages(self, tenant: str, corpus_uid: str, lookup: Lookup) -> Sequence[int]:
         """Return the ids of passages. The cost grows with the lookup's bounds, not the corpus."""
         ...

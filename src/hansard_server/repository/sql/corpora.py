@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    func,
     insert,
     select,
     update,
@@ -27,9 +29,10 @@ from hansard_server.domain.corpora import (
     StoredPassage,
 )
 from hansard_server.domain.errors import CorpusNotFound, DocumentNotFound, StoreUnavailable
+from hansard_server.domain.filters import Condition
 from hansard_server.domain.records import Claim, Claimed
 from hansard_server.repository.api import CreationScan
-from hansard_server.repository.corpora import Lookup
+from hansard_server.repository.corpora import AnyOfTerms, Lookup
 from hansard_server.repository.sql.engine import lock_for_update
 from hansard_server.repository.sql.filters import compile_condition
 from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
@@ -55,6 +58,7 @@ _OF_CORPUS = and_(
     documents.c.tenant == bindparam("tenant"), documents.c.corpus_uid == bindparam("corpus_uid")
 )
 _DOCUMENTS = select(documents).where(_OF_CORPUS, documents.c.deleted_at.is_(None))
+_DOCUMENT_UIDS = select(documents.c.uid).where(_OF_CORPUS, documents.c.deleted_at.is_(None))
 _DOCUMENT = _DOCUMENTS.where(documents.c.id == bindparam("document_id"))
 _DOCUMENT_LOCKED = lock_for_update(_DOCUMENT)
 _DOCUMENT_CLAIM = select(documents).where(
@@ -224,6 +228,20 @@ class SqlCorpusReads:
         values = {"tenant": tenant, "corpus_uid": corpus_uid}
         return [_document_record(row) for row in self.connection.execute(wanted, values)]
 
+    def find_documents(
+        self, tenant: str, corpus_uid: str, condition: Condition, limit: int
+    ) -> Sequence[str]:
+        """Return the uids of documents whose metadata meet the condition; see the Protocol."""
+        wanted = _DOCUMENT_UIDS.where(self._meets(condition)).limit(limit)
+        values = {"tenant": tenant, "corpus_uid": corpus_uid}
+        return self.connection.execute(wanted, values).scalars().all()
+
+    def count_passages(self, terms: tuple[AnyOfTerms, ...], limit: int) -> int:
+        """Return how many passages have one term of each group, or `limit`."""
+        found = entries_with(self.connection, terms, limit)
+        counted = select(func.count()).select_from(found)
+        return int(self.connection.execute(counted).scalar_one())
+
     def find_passages(self, tenant: str, corpus_uid: str, lookup: Lookup) -> Sequence[int]:
         """Return the ids of passages; see the Protocol."""
         found = entries_with(self.connection, lookup.terms, lookup.max_rows)
@@ -242,10 +260,7 @@ class SqlCorpusReads:
             .limit(lookup.limit)
         )
         if lookup.condition is not None:
-            postgres = self.connection.dialect.name == "postgresql"
-            wanted = wanted.where(
-                compile_condition(lookup.condition, documents.c.fields, postgres=postgres)
-            )
+            wanted = wanted.where(self._meets(lookup.condition))
         return self.connection.execute(wanted).scalars().all()
 
     def get_passages(
@@ -264,6 +279,10 @@ class SqlCorpusReads:
             )
             for row in self.connection.execute(_PASSAGES, keys)
         ]
+
+    def _meets(self, condition: Condition) -> ColumnElement[bool]:
+        postgres = self.connection.dialect.name == "postgresql"
+        return compile_condition(condition, documents.c.fields, postgres=postgres)
 
     def _document(
         self, statement: Select[Any], tenant: str, corpus_uid: str, document_id: str
