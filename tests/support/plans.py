@@ -245,8 +245,8 @@ FILL = (
     ),
     (
         "INSERT INTO passages (tenant, corpus_uid, id, document_uid, number, headings, text) "
-        "{numbers} SELECT 'tenant-1', 'corpus-' || (i % 10), 1000000 + i, 'document-' || i, 1, '[]', '' "
-        "FROM n"
+        "{numbers} SELECT 'tenant-1', 'corpus-' || (i % 10), 1000000 + i, 'document-' || i, 1, "
+        "'[]', '' FROM n"
     ),
 )
 # Terms of a few passages each, and two of very many.
@@ -491,7 +491,7 @@ FILTERS = (
     "doc.owner.name = 'o'",
     "doc.owner.name IN ('o', 'p') AND doc.even = false",
     "doc.owner.name = 'o' AND doc.even = true",
-    "doc.owner.name > 'o'",
+    "doc.owner.name > 'o' AND doc.owner.name < 'p'",
 )
 
 
