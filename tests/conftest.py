@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from hansard_server.repository.sql.engine import make_engine, writing
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 # On a busy machine the time of one example says nothing.
 settings.register_profile("hansard", settings(), deadline=None, print_blob=True)
 settings.load_profile("hansard")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo what a command in this process did to the logs: its output is closed by then."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers
+    yield
+    structlog.configure(**before)
+    logging.getLogger().handlers = handlers
 
 
 @pytest.fixture(scope="session")

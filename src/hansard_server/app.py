@@ -37,6 +37,7 @@ from hansard.v1 import (
     turn_service_pb2,
     turn_service_pb2_grpc,
 )
+from hansard_server import failpoints
 from hansard_server.access.api_keys import ApiKeys
 from hansard_server.access.authentication import Authenticator
 from hansard_server.access.authorization import Authorizer
@@ -349,6 +350,7 @@ class Server:
         except RuntimeError:
             raise CannotStart(f"listen: can't listen on {listen}; is the port taken?") from None
         await server.start()
+        failpoints.begin_serving()
         # The streams have been told by the drain: whoever is left does not read, and is cut off.
         self._closers.add("listener", partial(server.stop, _STOP_GRACE_S))
         return f"{listen.rpartition(':')[0]}:{port}"

@@ -1,7 +1,8 @@
 """Failpoints: named places where tests have the process killed, or something else done.
 
 Armed by the environment variable HANSARD_FAILPOINTS, `name` or `name@n` for the n-th time, several
-separated by commas. Not armed they cost a look at an empty dict.
+separated by commas; by HANSARD_FAILPOINTS_SERVING from when the server takes calls. Not armed they
+cost a look at an empty dict.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 VARIABLE = "HANSARD_FAILPOINTS"
+SERVING_VARIABLE = "HANSARD_FAILPOINTS_SERVING"
 NAMES = frozenset(
     {
         "migration.step",
@@ -40,6 +42,11 @@ def hit(name: str) -> None:
         act()
 
 
+def begin_serving() -> None:
+    """Arm what is to be armed when the server takes calls. Raises ValueError."""
+    _armed.update(_parse(os.environ.get(SERVING_VARIABLE, "")))
+
+
 @contextmanager
 def armed(name: str, act: Callable[[], None]) -> Iterator[None]:
     """Have `act` called, in whatever thread comes by, at each passing of the place until exit."""
@@ -58,7 +65,7 @@ def _parse(text: str) -> dict[str, Callable[[], None]]:
     for part in filter(None, text.split(",")):
         name, _, count = part.partition("@")
         if name not in NAMES:
-            msg = f"{VARIABLE}: there is no failpoint {name!r}"
+            msg = f"there is no failpoint {name!r}"
             raise ValueError(msg)
         armed[name] = _Kill(int(count or 1))
     return armed

@@ -81,7 +81,7 @@ async def test_killed_at_a_failpoint(store_url: str, tmp_path: Path, name: str, 
         await channel.__aexit__(None, None, None)
         process.send(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0
-    armed = {failpoints.VARIABLE: f"{name}@{nth}"}
+    armed = {failpoints.SERVING_VARIABLE: f"{name}@{nth}"}
     with serve_process(*arguments(tmp_path, store_url), environment=armed) as process:
         channel, talk = await connect(process)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -138,7 +138,7 @@ async def test_killed_while_a_turn_is_taken_over(store_url: str, tmp_path: Path)
 
 
 async def test_killed_in_a_decision(store_url: str, tmp_path: Path) -> None:
-    armed = {failpoints.VARIABLE: "decision.made@2"}
+    armed = {failpoints.SERVING_VARIABLE: "decision.made@2"}
     with serve_process(*arguments(tmp_path, store_url), environment=armed) as process:
         channel, talk = await connect(process)
         with pytest.raises(grpc.aio.AioRpcError):

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,11 @@ async def look(process: ServeProcess, port: int) -> InUse:
         for line in (folder / "status").read_text().splitlines()
         if line.startswith(("VmRSS:", "Threads:"))
     }
-    names = [str(path.readlink()) for path in (folder / "fd").iterdir()]
+    names: list[str] = []
+    for path in (folder / "fd").iterdir():
+        # One that was closed since it was listed is none.
+        with suppress(FileNotFoundError):
+            names.append(str(path.readlink()))
     of_sqlite = sum(".db" in name for name in names)
     return InUse(
         **{name: value for name, value in told.items() if name != "event"},

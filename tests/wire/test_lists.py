@@ -101,12 +101,11 @@ async def test_page_size_has_a_default_and_a_most(
 
 
 async def test_page_ends_by_its_bytes_with_at_least_one_item(plain: Running) -> None:
-    big = {f"t{number}": "x" * 65_000 for number in range(40)}
+    tool = agent_pb2.ToolConfiguration(artifact_read={})
+    tool.argument_override["artifact_id"] = "x" * 60_000
+    tools = {f"t{number}": tool for number in range(40)}
     for number in range(3):
-        instructions = [{"inline": {"template": text}} for text in big.values()]
-        await plain.agents.CreateAgent(
-            agent_request(key=f"k{number}", first_step={"instructions": instructions})
-        )
+        await plain.agents.CreateAgent(agent_request(key=f"k{number}", tool_configurations=tools))
     token, found = "", []
     while True:
         page = await plain.agents.ListAgents(ListAgents(page_token=token))

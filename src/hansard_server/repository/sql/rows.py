@@ -121,7 +121,8 @@ def session_head(row: AnyRow) -> SessionHead:
         artifact_files=row.artifact_files,
         artifact_bytes=row.artifact_bytes,
         expire_at_us=row.expire_at,
-        last_event_at_us=row.last_event_at,
+        # Before the first event the column holds the time that its own must not be before.
+        last_event_at_us=row.last_event_at if row.last_sequence else 0,
     )
 
 
