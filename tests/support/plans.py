@@ -163,7 +163,9 @@ CASES |= {
         lambda tx: tx.find_documents(*CORPUS, Comparison(("a",), Operator.GREATER, 0), 10),
         ("documents_by_",),
     ),
-    "get_passages": Case(lambda tx: tx.get_passages(*CORPUS, [3, 13]), OF_PASSAGES),
+    "get_passages": Case(
+        lambda tx: tx.get_passages(*CORPUS, [1_000_003, 1_000_013]), ("documents",)
+    ),
 }
 # The full-text index is asked for a term, it is not read whole; the rows are those that it found.
 MATCH_OF_SQLITE = ("SCAN passage_index VIRTUAL TABLE INDEX 0:M", "SCAN found")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hansard.v1 import corpus_service_pb2
 from hansard_server.corpora.filters import parse_filter
-from hansard_server.corpora.terms import CorpusTerms, searched_words
+from hansard_server.corpora.terms import SAMPLED_ONE_OF, CorpusTerms, searched_words
 from hansard_server.domain.corpora import CorpusRecord, StoredPassage
 from hansard_server.domain.filters import All, Condition
 from hansard_server.domain.words import bm25
@@ -35,9 +35,9 @@ EXAMINED_MAX = 2_000
 """Else it is checked on the passages that have the words, so many for each word."""
 _READ_MAX = 100
 """So many passages are read and ranked, or twice what is wanted."""
-# Of a frequent word it is only known that so many passages have it, or more. It counts as if a good
-# part of them had, so that it never outweighs a rare one.
-_FREQUENT_SHARE = 4
+_SAMPLE_MIN = 32
+"""From so many on, what the sample has of a word says how many passages have it."""
+_SAMPLE_MAX = 4_096
 _AVERAGE_WORDS = 110
 """In a passage that is as long as most are, without stop words."""
 
@@ -117,10 +117,8 @@ def _find_candidates(
     entries = _Entries(tx, corpus, condition)
     having = {word: entries.count(word) for word in words}
     frequent = [word for word, count in having.items() if count >= FREQUENT_FROM]
-    weights = {
-        word: _weight(count, corpus.passage_count, frequent=word in frequent)
-        for word, count in having.items()
-    }
+    total = max([entries.count(), *having.values()])
+    weights = {word: _weight(count, total) for word, count in having.items()}
     promise: defaultdict[int, float] = defaultdict(float)
     for word in words:
         if word not in frequent:
@@ -159,10 +157,21 @@ class _Entries:
                 self._required = (tuple(map(self._terms.of_document, few)),)
                 self._max_rows = FREQUENT_FROM
 
-    def count(self, word: str) -> int:
-        """Return how many passages have the word, or FREQUENT_FROM when there are more."""
-        terms = self._terms_of((word,))
-        return self._tx.count_passages(terms, FREQUENT_FROM) if all(terms) else 0
+    def count(self, word: str = "") -> int:
+        """Return how many passages have the word, or, left out, how many there are.
+
+        Up to FREQUENT_FROM it is exact, beyond it may be an estimate, and is that or more.
+        """
+        if not word and not self._required:
+            return self._corpus.passage_count
+        terms = self._terms_of((word,) if word else ())
+        if not all(terms):
+            return 0
+        in_sample = ((self._terms.of_sample(word),), *self._required)
+        sampled = self._tx.count_passages(in_sample, _SAMPLE_MAX)
+        if sampled >= _SAMPLE_MIN:
+            return max(FREQUENT_FROM, sampled * SAMPLED_ONE_OF)
+        return self._tx.count_passages(terms, FREQUENT_FROM)
 
     def find(self, *words: str) -> Sequence[int]:
         """Return the ids of passages that have all the words, at most FREQUENT_FROM."""
@@ -181,11 +190,9 @@ class _Entries:
         return (*((self._terms.of_word(word),) for word in words), *self._required)
 
 
-def _weight(having: int, passages: int, *, frequent: bool) -> float:
+def _weight(having: int, total: int) -> float:
     """Return what BM25 calls the inverse document frequency, never negative."""
-    count = max(having, passages // _FREQUENT_SHARE) if frequent else having
-    total = max(passages, count)
-    return math.log(1 + (total - count + 0.5) / (count + 0.5))
+    return math.log(1 + (total - having + 0.5) / (having + 0.5))
 
 
 def _rank(candidates: Iterable[_Candidates], limit: int) -> list[Found]:

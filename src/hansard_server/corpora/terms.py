@@ -24,6 +24,7 @@ from hansard_server.domain.filters import (
 from hansard_server.domain.words import stem, words
 from hansard_server.repository.corpora import AnyOfTerms
 
+SAMPLED_ONE_OF = 32
 _TERM_BYTES = 6
 _WORD_MAX_CHARACTERS = 64
 _LEVELS_MAX = 4
@@ -117,6 +118,13 @@ class CorpusTerms:
         """Return the term of a stem."""
         return self._term(f"w{stemmed}")
 
+    def of_sample(self, stemmed: str = "") -> Term:
+        """Return the term of a stem in the sample; left out: of all that is in the sample.
+
+        One of SAMPLED_ONE_OF passages is in it, so that frequent words are counted fast.
+        """
+        return self._term(f"s{stemmed}")
+
     def of_document(self, document_uid: str) -> Term:
         """Return the term that all passages of a document have, and no others."""
         return self._term(f"d{document_uid}")
@@ -131,7 +139,10 @@ class CorpusTerms:
             found = set(searched_words(" ".join((*passage.headings, passage.text))))
             for word in found - made.keys():
                 made[word] = self.of_word(word)
-            yield passage, shared.union(made[word] for word in found)
+            terms = shared.union(made[word] for word in found)
+            if self._term(f"p{document_uid}/{passage.number}") % SAMPLED_ONE_OF == 0:
+                terms |= {self.of_sample(), *map(self.of_sample, found)}
+            yield passage, terms
 
     def of_fields(self, fields: Mapping[str, Any]) -> frozenset[Term]:
         """Return the terms of a document's metadata."""

@@ -64,22 +64,29 @@ _DOCUMENT_LOCKED = lock_for_update(_DOCUMENT)
 _DOCUMENT_CLAIM = select(documents).where(
     _OF_CORPUS, documents.c.request_id == bindparam("request_id")
 )
-_DOCUMENT_OF_PASSAGE = and_(
-    documents.c.tenant == passages.c.tenant,
-    documents.c.corpus_uid == passages.c.corpus_uid,
-    documents.c.uid == passages.c.document_uid,
-    documents.c.deleted_at.is_(None),
+_VISIBLE_DOCUMENT = (
+    select(documents.c.uid)
+    .where(
+        documents.c.tenant == passages.c.tenant,
+        documents.c.corpus_uid == passages.c.corpus_uid,
+        documents.c.uid == passages.c.document_uid,
+        documents.c.deleted_at.is_(None),
+    )
+    .limit(1)
+    .correlate(passages)
 )
 _PASSAGES = select_by_keys(
-    passages.c.id,
-    passages.c.number,
-    passages.c.headings,
-    passages.c.text,
-    documents.c.id.label("document_id"),
-    documents.c.metadata,
+    *passages.c,
     source=passages,
     keys=[passages.c.tenant, passages.c.corpus_uid, passages.c.id],
-).join(documents, _DOCUMENT_OF_PASSAGE)
+)
+_DOCUMENTS_BY_UID = select_by_keys(
+    documents.c.uid,
+    documents.c.id,
+    documents.c.metadata,
+    source=documents,
+    keys=[documents.c.tenant, documents.c.corpus_uid, documents.c.uid],
+).where(documents.c.deleted_at.is_(None))
 
 _THIS_CORPUS = and_(
     corpora.c.tenant == bindparam("of_tenant"), corpora.c.uid == bindparam("of_corpus")
@@ -245,22 +252,24 @@ class SqlCorpusReads:
     def find_passages(self, tenant: str, corpus_uid: str, lookup: Lookup) -> Sequence[int]:
         """Return the ids of passages; see the Protocol."""
         found = entries_with(self.connection, lookup.terms, lookup.max_rows)
-        wanted: Select[Any] = (
-            select(passages.c.id)
-            .select_from(
-                found.join(
-                    passages,
-                    and_(
-                        passages.c.tenant == tenant,
-                        passages.c.corpus_uid == corpus_uid,
-                        passages.c.id == found.c.id,
-                    ),
-                ).join(documents, _DOCUMENT_OF_PASSAGE)
-            )
-            .limit(lookup.limit)
-        )
+        # No joins, whose order a database may choose badly: each row that was found is looked up.
+        document = _VISIBLE_DOCUMENT
         if lookup.condition is not None:
-            wanted = wanted.where(self._meets(lookup.condition))
+            document = document.where(self._meets(lookup.condition))
+        passage = (
+            select(passages.c.id)
+            .where(
+                passages.c.tenant == tenant,
+                passages.c.corpus_uid == corpus_uid,
+                passages.c.id == found.c.id,
+                document.scalar_subquery().is_not(None),
+            )
+            .limit(1)
+            .correlate(found)
+        )
+        wanted = (
+            select(found.c.id).where(passage.scalar_subquery().is_not(None)).limit(lookup.limit)
+        )
         return self.connection.execute(wanted).scalars().all()
 
     def get_passages(
@@ -270,14 +279,20 @@ class SqlCorpusReads:
         if not passage_ids:
             return []
         keys = encode_keys({(tenant, corpus_uid, number) for number in passage_ids})
+        found = self.connection.execute(_PASSAGES, keys).all()
+        uids = {(tenant, corpus_uid, row.document_uid) for row in found}
+        of_uid = {
+            row.uid: row for row in self.connection.execute(_DOCUMENTS_BY_UID, encode_keys(uids))
+        }
         return [
             StoredPassage(
                 passage_id=row.id,
-                document_id=row.document_id,
-                metadata=row.metadata,
+                document_id=of_uid[row.document_uid].id,
+                metadata=of_uid[row.document_uid].metadata,
                 passage=Passage(row.number, tuple(json.loads(row.headings)), row.text),
             )
-            for row in self.connection.execute(_PASSAGES, keys)
+            for row in found
+            if row.document_uid in of_uid
         ]
 
     def _meets(self, condition: Condition) -> ColumnElement[bool]:
