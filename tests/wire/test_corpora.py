@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,11 +12,13 @@ import pytest
 from hansard.v1 import (
     agent_pb2,
     agent_service_pb2,
+    artifact_service_pb2,
     corpus_pb2,
     corpus_service_pb2,
     session_pb2,
     session_service_pb2,
 )
+from tests.support.documents import make_docx, make_pdf
 from tests.support.server import Running, failure
 from tests.support.talk import Talk, model, stored
 
@@ -373,3 +376,87 @@ async def set_metadata(hansard: Running, **metadata: Any) -> None:
             update_mask={"paths": ["metadata"]},
         )
     )
+
+
+WALRUS = "Walruses sleep in the water, held up by pouches of air."
+
+
+@pytest.mark.parametrize(
+    ("filename", "data"),
+    [
+        ("walruses.pdf", make_pdf("About walruses", WALRUS)),
+        ("walruses.docx", make_docx("About walruses", WALRUS)),
+        ("walruses.txt", b"\xef\xbb\xbfAbout walruses\n\n" + WALRUS.encode()),
+    ],
+)
+async def test_a_real_document_is_found_from_another_session(
+    plain: Running, filename: str, data: bytes
+) -> None:
+    await make_corpus(plain)
+    await plain.agents.CreateAgent(
+        agent_service_pb2.CreateAgentRequest(
+            key="writer",
+            name="Writer",
+            model=model(),
+            tool_configurations={
+                "keep": agent_pb2.ToolConfiguration(document_index={"corpus_key": "docs"})
+            },
+        )
+    )
+    writer = await Talk(plain, "writer").open_session()
+    artifact_id = await upload(writer, filename, data)
+    arguments = {"artifact_id": artifact_id, "document_id": filename}
+    call = {"tool_call": {"name": "keep", "input": arguments}}
+    await writer.set_model(model([call]))
+    assert (await answer(writer))["document_id"] == filename
+    reader = await make_searcher(plain, {"query": "Where do walruses sleep?"}, {})
+    (passage,) = (await answer(reader))["passages"]
+    assert (passage["document_id"], passage["metadata"]) == (filename, {"filename": filename})
+    assert WALRUS in " ".join(passage["text"].split())
+
+
+@pytest.mark.parametrize(
+    ("filename", "data", "says"),
+    [
+        ("broken.pdf", b"%PDF-1.7 broken", "not converted"),
+        ("empty.txt", b" \n", "no text"),
+        ("large.txt", b"word " * 250_000, "1048576"),
+        ("some.bin", bytes(range(256)), "no document"),
+    ],
+)
+async def test_documents_that_can_not_be_indexed_are_errors_of_the_tool(
+    plain: Running, filename: str, data: bytes, says: str
+) -> None:
+    await make_corpus(plain)
+    await plain.agents.CreateAgent(
+        agent_service_pb2.CreateAgentRequest(
+            key="writer",
+            name="Writer",
+            model=model(),
+            tool_configurations={
+                "keep": agent_pb2.ToolConfiguration(document_index={"corpus_key": "docs"})
+            },
+        )
+    )
+    writer = await Talk(plain, "writer").open_session()
+    artifact_id = await upload(writer, filename, data)
+    call = {"tool_call": {"name": "keep", "input": {"artifact_id": artifact_id}}}
+    await writer.set_model(model([call]))
+    events = stored(await writer.send())
+    (output,) = [event.tool_output for event in events if event.HasField("tool_output")]
+    assert output.error
+    assert says in output.tool_output_json
+    assert await found(plain, "walruses word") == []
+
+
+async def upload(talk: Talk, filename: str, data: bytes) -> str:
+    part = artifact_service_pb2.UploadArtifactsRequest
+
+    async def parts() -> AsyncIterator[artifact_service_pb2.UploadArtifactsRequest]:
+        yield part(start=artifact_service_pb2.UploadStart(**talk.keys))
+        yield part(header=artifact_service_pb2.UploadHeader(filename=filename))
+        for start in range(0, len(data), 2**20):
+            yield part(chunk=data[start : start + 2**20])
+
+    event = await talk.server.artifacts.UploadArtifacts(parts())
+    return event.artifact_upload.artifacts[0].artifact_id
