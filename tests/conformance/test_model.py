@@ -37,7 +37,7 @@ def run(url: str, *, examples: int, steps: int) -> None:
 
 
 def test_results_equal_the_models(url: str) -> None:
-    run(url, examples=25, steps=40)
+    run(url, examples=100, steps=50)
 
 
 @pytest.mark.soak

@@ -18,7 +18,10 @@ from tests.support.server import Running, open_channel, serve_process
 from tests.support.talk import TWENTY_DELTAS, Talk
 
 MIB = 1024 * 1024
-MEMORY_GROWS_LESS_THAN_BYTES = 8 * MIB
+MEMORY_GROWS_LESS_THAN_BYTES = 24 * MIB
+"""SQLite's page caches and the object store's threads take some of it, once: 2,000 rounds moved it
+by 7 MiB, and 4,800 of one kind no further.
+"""
 KINDS = ("watch", "send", "upload", "download")
 FILE_BYTES = 3 * MIB
 

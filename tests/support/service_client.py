@@ -29,6 +29,8 @@ from tests.support.service_model import ServedSession, expected_payload
 from tests.support.talk import content, items, joined_deltas, stored
 
 CALL_MAX_S = 60.0
+ORDERS = {False: 1, True: 2}
+"""Descending, and the SortOrder."""
 _ENVELOPE = (
     "id",
     "agent_key",
@@ -93,10 +95,15 @@ class Client:
             time.sleep(0.002)
         used = found.usage
         assert record.usage == (used.input_tokens, used.output_tokens, used.reasoning_tokens)
-        turns = list(self.walk_turns(session))
-        self.same_turns(turns, record.turns)
-        events = list(self.walk_events(session, include_hidden=True))
-        self.same_events(events, record.events)
+        # By pages of every size, in both orders.
+        count = len(record.events)
+        descending, page_size = count % 2 == 1, 1 + count % 5
+        places = {"page_size": page_size, "order": ORDERS[descending]}
+        turns = list(self.walk_turns(session, **places))
+        self.same_turns(turns, record.turns[::-1] if descending else record.turns)
+        events = list(self.walk_events(session, include_hidden=True, **places))
+        self.same_events(events, record.events[::-1] if descending else record.events)
+        events = events[::-1] if descending else events
         times = [(event.created_at.seconds, event.created_at.nanos) for event in events]
         assert times == sorted(times)
         return found

@@ -22,9 +22,8 @@ from hansard.v1 import (
 )
 from hansard_server.domain.records import TurnStatus
 from tests.support.model import ModelEvent, Refused
-from tests.support.service_client import CALL_MAX_S, same_event, walk
+from tests.support.service_client import CALL_MAX_S, ORDERS, same_event, walk
 from tests.support.service_machine import (
-    ORDERS,
     ServiceBase,
     agent_keys,
     metadatas,
@@ -40,22 +39,45 @@ from tests.support.service_machine import (
     scripts,
     seldom,
     session_keys,
+    texts,
 )
 from tests.support.service_model import (
     ModelAgent,
     ServedSession,
     kind_of,
 )
+from tests.support.service_writes import WriteRules
 
+DRAFT = ("custom", "one", "", "")
 EVENT_KINDS = ("agent_output", "input_message", "tool_input", "tool_output", "custom", "thinking")
 
 
-class ResourceRules(ServiceBase):
+class ResourceRules(WriteRules):
     """A rule for agents and sessions themselves."""
 
     @rule(data=st.data())
     def resources(self, data: st.DataObject) -> None:
         run_one_of(self, ResourceRules, data)
+
+    @rule(
+        agent=agent_keys,
+        session=session_keys,
+        text=texts,
+        request_id=request_ids,
+        of_agent=st.booleans(),
+    )
+    def say_while_disabled(
+        self, agent: str, session: str, text: str, request_id: str, *, of_agent: bool
+    ) -> None:
+        # What is new is refused, what is repeated is not.
+        for enabled in (False, True):
+            if of_agent:
+                self.update_agent(agent, "answer", ["enabled"], "", enabled=enabled)
+            else:
+                self.update_session(agent, session, "", {}, ["enabled"], "", enabled=enabled)
+            if not enabled:
+                self.say(agent, session, text, request_id)
+                self.append(agent, session, [DRAFT], request_id, "none", 0, stale=False)
 
     @one_of_several(agent=agent_keys, script=scripts, request_id=request_ids)
     def create_another_agent(self, agent: str, script: str, request_id: str) -> None:

@@ -43,8 +43,8 @@ LOST = "LEASE_LOST"
 QUEUE_MAX = 3
 MAX_BYTES = 1_000_000
 
-request_ids = st.sampled_from(["", "", "r1", "r2"])
-contents = st.sampled_from([b"one", b"two"])
+request_ids = st.sampled_from(["", "r1", "r1", "r2"])
+contents = st.sampled_from([b"one", b"one", b"one", b"two"])
 event_ids = st.sampled_from(["", "", "aev_1", "aev_2", "aev_3"])
 call_ids = st.sampled_from(["c1", "c2", "c3"])
 kinds = st.sampled_from(

@@ -19,7 +19,6 @@ from tests.support.server import serve_process
 from tests.support.service_client import Client
 from tests.support.service_model import QUEUE_MAX
 from tests.support.service_reads import ReadRules, ResourceRules
-from tests.support.service_writes import WriteRules
 
 
 def run(store_url: str, folder: Path, *, examples: int, steps: int) -> None:
@@ -30,7 +29,7 @@ def run(store_url: str, folder: Path, *, examples: int, steps: int) -> None:
     ) as served:
         address = served.wait_for("serving")["address"]
         with grpc.insecure_channel(address) as channel:
-            rules = (WriteRules, ResourceRules, ReadRules)
+            rules = (ResourceRules, ReadRules)
             run_state_machine_as_test(
                 type("Machine", rules, {"client": Client(channel)}),
                 settings=settings(
@@ -44,7 +43,7 @@ def run(store_url: str, folder: Path, *, examples: int, steps: int) -> None:
 
 
 def test_replies_equal_the_models(store_url: str, tmp_path: Path) -> None:
-    run(store_url, tmp_path, examples=12, steps=40)
+    run(store_url, tmp_path, examples=40, steps=50)
 
 
 @pytest.mark.soak
