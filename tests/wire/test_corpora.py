@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -187,27 +187,49 @@ async def test_metadata_that_no_database_can_hold_is_refused(hansard: Running) -
 QUERY = {"search": {"corpora": [{"corpus_key": "docs"}]}}
 
 
-async def make_searcher(
-    hansard: Running, arguments: dict[str, Any], override: dict[str, Any], **metadata: Any
+async def make_agent(
+    hansard: Running, script: Sequence[dict[str, Any]] = (), key: str = "agent", **tools: Any
 ) -> Talk:
-    """Make an agent whose model searches with these arguments, and a session with metadata."""
-    tool = agent_pb2.ToolConfiguration(
-        argument_override=override, corpora_search={"query_configuration": QUERY}
-    )
+    """Make an agent with these tools, which it calls as the script says."""
     await hansard.agents.CreateAgent(
         agent_service_pb2.CreateAgentRequest(
-            key="agent",
+            key=key,
             name="Agent",
-            model=model([{"tool_call": {"name": "knowledge_search", "input": arguments}}]),
-            tool_configurations={"knowledge_search": tool},
+            model=model(script or None),
+            tool_configurations={
+                name: agent_pb2.ToolConfiguration(**tool) for name, tool in tools.items()
+            },
         )
     )
+    return Talk(hansard, key)
+
+
+async def make_searcher(
+    hansard: Running,
+    arguments: dict[str, Any],
+    override: dict[str, Any],
+    query: dict[str, Any] | None = None,
+    **metadata: Any,
+) -> Talk:
+    """Make an agent whose model searches with these arguments, and a session with metadata."""
+    tool = {
+        "argument_override": override,
+        "corpora_search": {"query_configuration": query or QUERY},
+    }
+    talk = await make_agent(hansard, call("find", **arguments), find=tool)
     await hansard.sessions.CreateSession(
         session_service_pb2.CreateSessionRequest(
             agent_key="agent", key="s", name="S", metadata=metadata
         )
     )
-    return Talk(hansard)
+    return talk
+
+
+def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
+    return [{"tool_call": {"name": name, "input": arguments}}]
+
+
+KEEP = {"keep": {"document_index": {"corpus_key": "docs"}}}
 
 
 async def answer(talk: Talk) -> Any:
@@ -274,35 +296,9 @@ async def test_filter_of_the_configuration_holds_beside_the_models(hansard: Runn
             "limit": 3,
         }
     }
-    await hansard.agents.CreateAgent(
-        agent_service_pb2.CreateAgentRequest(
-            key="agent",
-            name="Agent",
-            model=model(
-                [
-                    {
-                        "tool_call": {
-                            "name": "find",
-                            "input": {
-                                "query": "walruses",
-                                "metadata_filter": "doc.lang = 'de'",
-                                "limit": 50,
-                            },
-                        }
-                    }
-                ]
-            ),
-            tool_configurations={
-                "find": agent_pb2.ToolConfiguration(corpora_search={"query_configuration": query})
-            },
-        )
-    )
-    await hansard.sessions.CreateSession(
-        session_service_pb2.CreateSessionRequest(
-            agent_key="agent", key="s", name="S", metadata={"year": 2024}
-        )
-    )
-    assert ids(await answer(Talk(hansard))) == ["de2024"]
+    arguments = {"query": "walruses", "metadata_filter": "doc.lang = 'de'", "limit": 50}
+    talk = await make_searcher(hansard, arguments, {}, query, year=2024)
+    assert ids(await answer(talk)) == ["de2024"]
 
 
 async def test_missing_metadata_ends_the_turn(hansard: Running) -> None:
@@ -320,47 +316,18 @@ async def test_bad_filters_are_refused_with_the_agent(hansard: Running) -> None:
         )
     )
     assert bad.reason == "INVALID_AGENT_CONFIGURATION"
-    assert bad.fields == ("tool_configurations.knowledge_search.argument_override.metadata_filter",)
+    assert bad.fields == ("tool_configurations.find.argument_override.metadata_filter",)
 
 
 async def test_what_one_session_indexes_another_finds(hansard: Running) -> None:
     await make_corpus(hansard)
-    script = [
-        {
-            "tool_call": {
-                "name": "artifact_create",
-                "input": {"filename": "notes.md", "content": "# Notes\n\nWalruses sleep at sea."},
-            }
-        },
-        {"pause_ms": 0},
-    ]
-    await hansard.agents.CreateAgent(
-        agent_service_pb2.CreateAgentRequest(
-            key="writer",
-            name="Writer",
-            model=model(script),
-            tool_configurations={
-                "artifact_create": agent_pb2.ToolConfiguration(artifact_create={}),
-                "keep": agent_pb2.ToolConfiguration(document_index={"corpus_key": "docs"}),
-            },
-        )
-    )
-    writer = await Talk(hansard, "writer").open_session()
-    made = await answer(writer)
-    await writer.set_model(
-        model(
-            [
-                {
-                    "tool_call": {
-                        "name": "keep",
-                        "input": {"artifact_id": made["artifact_id"], "metadata": {"lang": "en"}},
-                    }
-                }
-            ]
-        )
-    )
+    script = call("create", filename="notes.md", content="# Notes\n\nWalruses sleep at sea.")
+    writer = await make_agent(hansard, script, "writer", create={"artifact_create": {}}, **KEEP)
+    await writer.open_session()
+    artifact_id = (await answer(writer))["artifact_id"]
+    await writer.set_model(model(call("keep", artifact_id=artifact_id, metadata={"lang": "en"})))
     kept = await answer(writer)
-    assert kept == {"corpus_key": "docs", "document_id": made["artifact_id"], "passages": 1}
+    assert kept == {"corpus_key": "docs", "document_id": artifact_id, "passages": 1}
     reader = await make_searcher(
         hansard, {"query": "where do walruses sleep?"}, {"metadata_filter": "doc.lang = 'en'"}
     )
@@ -393,21 +360,10 @@ async def test_a_real_document_is_found_from_another_session(
     plain: Running, filename: str, data: bytes
 ) -> None:
     await make_corpus(plain)
-    await plain.agents.CreateAgent(
-        agent_service_pb2.CreateAgentRequest(
-            key="writer",
-            name="Writer",
-            model=model(),
-            tool_configurations={
-                "keep": agent_pb2.ToolConfiguration(document_index={"corpus_key": "docs"})
-            },
-        )
-    )
-    writer = await Talk(plain, "writer").open_session()
+    writer = await make_agent(plain, key="writer", **KEEP)
+    await writer.open_session()
     artifact_id = await upload(writer, filename, data)
-    arguments = {"artifact_id": artifact_id, "document_id": filename}
-    call = {"tool_call": {"name": "keep", "input": arguments}}
-    await writer.set_model(model([call]))
+    await writer.set_model(model(call("keep", artifact_id=artifact_id, document_id=filename)))
     assert (await answer(writer))["document_id"] == filename
     reader = await make_searcher(plain, {"query": "Where do walruses sleep?"}, {})
     (passage,) = (await answer(reader))["passages"]
@@ -428,20 +384,10 @@ async def test_documents_that_can_not_be_indexed_are_errors_of_the_tool(
     plain: Running, filename: str, data: bytes, says: str
 ) -> None:
     await make_corpus(plain)
-    await plain.agents.CreateAgent(
-        agent_service_pb2.CreateAgentRequest(
-            key="writer",
-            name="Writer",
-            model=model(),
-            tool_configurations={
-                "keep": agent_pb2.ToolConfiguration(document_index={"corpus_key": "docs"})
-            },
-        )
-    )
-    writer = await Talk(plain, "writer").open_session()
+    writer = await make_agent(plain, key="writer", **KEEP)
+    await writer.open_session()
     artifact_id = await upload(writer, filename, data)
-    call = {"tool_call": {"name": "keep", "input": {"artifact_id": artifact_id}}}
-    await writer.set_model(model([call]))
+    await writer.set_model(model(call("keep", artifact_id=artifact_id)))
     events = stored(await writer.send())
     (output,) = [event.tool_output for event in events if event.HasField("tool_output")]
     assert output.error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
@@ -38,6 +38,9 @@ from hansard_server.resources.paging import (
     scan_page,
     unpack_position,
 )
+
+T = TypeVar("T")
+ListRequest = corpus_service_pb2.ListCorporaRequest | corpus_service_pb2.ListDocumentsRequest
 
 PASSAGES_AT_ONCE = 128
 """So many are written in one transaction: nobody waits for it long."""
@@ -100,24 +103,17 @@ class Corpora:
         self, tenant: str, request: corpus_service_pb2.ListCorporaRequest
     ) -> Page[CorpusRecord]:
         """Return a page of the corpora. Raises InvalidPageToken."""
-        query = query_of(tenant, request)
-        scan = _scan_of(request, self._tokens.read(query, request.page_token))
-        found = await self._store.read(
-            lambda tx: scan_page(
-                lambda part: tx.scan_corpora(tenant, part),
-                scan,
-                position=lambda corpus: Position(corpus.created_at_us, corpus.uid),
-                size=lambda corpus: (
-                    ROW_OVERHEAD_BYTES
-                    + 4 * (len(corpus.name) + len(corpus.description))
-                    + len(corpus.metadata)
-                ),
-                matches=lambda _: True,
-            )
+        return await self._page(
+            tenant,
+            request,
+            lambda tx, part: tx.scan_corpora(tenant, part),
+            position=lambda corpus: Position(corpus.created_at_us, corpus.uid),
+            size=lambda corpus: (
+                ROW_OVERHEAD_BYTES
+                + 4 * (len(corpus.name) + len(corpus.description))
+                + len(corpus.metadata)
+            ),
         )
-        if found.position is None:
-            return Page(found.items, "")
-        return Page(found.items, self._tokens.make(query, pack_position(found.position)))
 
     async def delete(self, tenant: str, corpus_key: str) -> None:
         """Delete the corpus with its documents. Raises CorpusNotFound."""
@@ -177,20 +173,13 @@ class Corpora:
     ) -> Page[DocumentRecord]:
         """Return a page of the documents. Raises CorpusNotFound, InvalidPageToken."""
         corpus = await self.get(tenant, request.corpus_key)
-        query = query_of(tenant, request)
-        scan = _scan_of(request, self._tokens.read(query, request.page_token))
-        found = await self._store.read(
-            lambda tx: scan_page(
-                lambda part: tx.scan_documents(tenant, corpus.uid, part),
-                scan,
-                position=lambda document: Position(document.updated_at_us, document.uid),
-                size=lambda document: ROW_OVERHEAD_BYTES + len(document.metadata),
-                matches=lambda _: True,
-            )
+        return await self._page(
+            tenant,
+            request,
+            lambda tx, part: tx.scan_documents(tenant, corpus.uid, part),
+            position=lambda document: Position(document.updated_at_us, document.uid),
+            size=lambda document: ROW_OVERHEAD_BYTES + len(document.metadata),
         )
-        if found.position is None:
-            return Page(found.items, "")
-        return Page(found.items, self._tokens.make(query, pack_position(found.position)))
 
     async def delete_document(
         self, tenant: str, request: corpus_service_pb2.DeleteDocumentRequest
@@ -203,6 +192,34 @@ class Corpora:
             tx.delete_document(tenant, corpus.uid, request.document_id, now)
 
         await self._store.write(decide)
+
+    async def _page(
+        self,
+        tenant: str,
+        request: ListRequest,
+        fetch: Callable[[ReadTx, CreationScan], Sequence[T]],
+        *,
+        position: Callable[[T], Position],
+        size: Callable[[T], int],
+    ) -> Page[T]:
+        query = query_of(tenant, request)
+        scan = CreationScan(
+            limit=page_limit(request.page_size),
+            after=unpack_position(self._tokens.read(query, request.page_token)),
+            descending=request.order != paging_pb2.SORT_ORDER_ASCENDING,
+        )
+        found = await self._store.read(
+            lambda tx: scan_page(
+                lambda part: fetch(tx, part),
+                scan,
+                position=position,
+                size=size,
+                matches=lambda _: True,
+            )
+        )
+        if found.position is None:
+            return Page(found.items, "")
+        return Page(found.items, self._tokens.make(query, pack_position(found.position)))
 
     async def _write(
         self,
@@ -247,17 +264,6 @@ def _first_document(tx: ReadTx, corpus: CorpusRecord, claim: Claim | None) -> Do
     if claim is None:
         return None
     return first_answer(tx.find_document_claim(corpus.tenant, corpus.uid, claim.request_id), claim)
-
-
-def _scan_of(
-    request: corpus_service_pb2.ListCorporaRequest | corpus_service_pb2.ListDocumentsRequest,
-    position: bytes | None,
-) -> CreationScan:
-    return CreationScan(
-        limit=page_limit(request.page_size),
-        after=unpack_position(position),
-        descending=request.order != paging_pb2.SORT_ORDER_ASCENDING,
-    )
 
 
 def _free_key(tx: WriteTx, tenant: str, request: corpus_service_pb2.CreateCorpusRequest) -> str:

@@ -1,4 +1,4 @@
-"""Corpora: statements, and the transactions' methods made of them; their purge."""
+"""Corpora: statements, and the transactions' methods made of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
-    delete,
     func,
     insert,
     select,
@@ -33,6 +32,7 @@ from hansard_server.domain.filters import Condition
 from hansard_server.domain.records import Claim, Claimed
 from hansard_server.repository.api import CreationScan
 from hansard_server.repository.corpora import AnyOfTerms, Lookup
+from hansard_server.repository.sql.corpus_purge import THIS_CORPUS, THIS_DOCUMENT, document_names
 from hansard_server.repository.sql.engine import lock_for_update
 from hansard_server.repository.sql.filters import compile_condition
 from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
@@ -40,7 +40,6 @@ from hansard_server.repository.sql.passage_index import (
     IDS_AT_ONCE,
     add_entries,
     entries_with,
-    remove_entries,
     reserve_ids,
 )
 from hansard_server.repository.sql.rows import AnyRow, claim_values
@@ -88,34 +87,26 @@ _DOCUMENTS_BY_UID = select_by_keys(
     keys=[documents.c.tenant, documents.c.corpus_uid, documents.c.uid],
 ).where(documents.c.deleted_at.is_(None))
 
-_THIS_CORPUS = and_(
-    corpora.c.tenant == bindparam("of_tenant"), corpora.c.uid == bindparam("of_corpus")
-)
-_THIS_DOCUMENT = and_(
-    documents.c.tenant == bindparam("of_tenant"),
-    documents.c.corpus_uid == bindparam("of_corpus"),
-    documents.c.uid == bindparam("of_uid"),
-)
 _DELETE_CORPUS = (
     update(corpora)
-    .where(_THIS_CORPUS, corpora.c.deleted_at.is_(None))
+    .where(THIS_CORPUS, corpora.c.deleted_at.is_(None))
     .values(deleted_at=bindparam("now"))
 )
 _COUNT = (
     update(corpora)
-    .where(_THIS_CORPUS, corpora.c.deleted_at.is_(None))
+    .where(THIS_CORPUS, corpora.c.deleted_at.is_(None))
     .values(
         document_count=corpora.c.document_count + bindparam("more_documents", type_=Integer),
         passage_count=corpora.c.passage_count + bindparam("more_passages", type_=Integer),
     )
 )
-_HIDE_DOCUMENT = update(documents).where(_THIS_DOCUMENT).values(deleted_at=bindparam("now"))
+_HIDE_DOCUMENT = update(documents).where(THIS_DOCUMENT).values(deleted_at=bindparam("now"))
 _BEGUN = lock_for_update(
-    select(documents.c.uid).where(_THIS_DOCUMENT, documents.c.purged.is_(False))
+    select(documents.c.uid).where(THIS_DOCUMENT, documents.c.purged.is_(False))
 )
 _FINISH = (
     update(documents)
-    .where(_THIS_DOCUMENT, documents.c.deleted_at > bindparam("now"))
+    .where(THIS_DOCUMENT, documents.c.deleted_at > bindparam("now"))
     .values(
         deleted_at=None,
         created_at=bindparam("new_created_at"),
@@ -124,71 +115,6 @@ _FINISH = (
         fingerprint=bindparam("new_fingerprint"),
     )
 )
-
-# The purge ----------------------------------------------------------------------------------------
-
-_PASSAGE_COSTS_ROWS = 8
-"""To take one out of the index is so much more work than to remove a row."""
-# Locked: whoever is late with a document waits for the lock to finish it, and finds it gone.
-_DEAD_DOCUMENTS = lock_for_update(
-    select(documents.c.tenant, documents.c.corpus_uid, documents.c.uid)
-    .where(documents.c.purged.is_(False), documents.c.deleted_at <= bindparam("now"))
-    .order_by(documents.c.deleted_at)
-    .limit(bindparam("limit")),
-    skip_locked=True,
-)
-_OLD_DOCUMENTS = lock_for_update(
-    select(documents.c.tenant, documents.c.corpus_uid, documents.c.uid)
-    .where(documents.c.purged.is_(True), documents.c.deleted_at <= bindparam("before"))
-    .order_by(documents.c.deleted_at)
-    .limit(bindparam("limit")),
-    skip_locked=True,
-)
-_DEAD_CORPORA = lock_for_update(
-    select(corpora.c.tenant, corpora.c.uid)
-    .where(corpora.c.purged.is_(False), corpora.c.deleted_at <= bindparam("now"))
-    .order_by(corpora.c.deleted_at)
-    .limit(bindparam("limit")),
-    skip_locked=True,
-)
-_OLD_CORPORA = lock_for_update(
-    select(corpora.c.tenant, corpora.c.uid)
-    .where(corpora.c.purged.is_(True), corpora.c.deleted_at <= bindparam("before"))
-    .order_by(corpora.c.deleted_at)
-    .limit(bindparam("limit")),
-    skip_locked=True,
-)
-_PASSAGES_OF_CORPUS = (
-    select(passages.c.id)
-    .where(
-        passages.c.tenant == bindparam("of_tenant"),
-        passages.c.corpus_uid == bindparam("of_corpus"),
-    )
-    .limit(bindparam("limit"))
-)
-_PASSAGES_OF_DOCUMENT = _PASSAGES_OF_CORPUS.where(passages.c.document_uid == bindparam("of_uid"))
-_DELETE_PASSAGES = delete(passages).where(
-    passages.c.tenant == bindparam("of_tenant"),
-    passages.c.corpus_uid == bindparam("of_corpus"),
-    passages.c.id.in_(bindparam("ids", expanding=True)),
-)
-_DOCUMENTS_OF_CORPUS = (
-    select(documents.c.uid)
-    .where(
-        documents.c.tenant == bindparam("of_tenant"),
-        documents.c.corpus_uid == bindparam("of_corpus"),
-    )
-    .limit(bindparam("limit"))
-)
-_DELETE_DOCUMENTS = delete(documents).where(
-    documents.c.tenant == bindparam("of_tenant"),
-    documents.c.corpus_uid == bindparam("of_corpus"),
-    documents.c.uid.in_(bindparam("uids", expanding=True)),
-)
-_MARK_DOCUMENT = update(documents).where(_THIS_DOCUMENT).values(purged=True)
-_DELETE_DOCUMENT = delete(documents).where(_THIS_DOCUMENT)
-_MARK_CORPUS = update(corpora).where(_THIS_CORPUS).values(purged=True)
-_REMOVE_CORPUS = delete(corpora).where(_THIS_CORPUS)
 
 
 class SqlCorpusReads:
@@ -355,7 +281,7 @@ class SqlCorpusWrites(SqlCorpusReads):
             return
         if len(added) > IDS_AT_ONCE:
             raise ValueError("too many passages at once")
-        names = _names(document.tenant, document.corpus_uid, document.uid)
+        names = document_names(document.tenant, document.corpus_uid, document.uid)
         if self.connection.execute(_BEGUN, names).one_or_none() is None:
             raise _given_up()
         first = reserve_ids(self.connection)
@@ -391,7 +317,7 @@ class SqlCorpusWrites(SqlCorpusReads):
             created_at, updated_at = before.created_at, max(now_us, before.updated_at)
             self._hide(before, now_us)
         values = {
-            **_names(document.tenant, document.corpus_uid, document.uid),
+            **document_names(document.tenant, document.corpus_uid, document.uid),
             "now": now_us,
             "new_created_at": created_at,
             "new_updated_at": updated_at,
@@ -410,7 +336,7 @@ class SqlCorpusWrites(SqlCorpusReads):
         self._count(tenant, corpus_uid, -1, -row.passage_count)
 
     def _hide(self, row: AnyRow, now_us: int) -> None:
-        names = _names(row.tenant, row.corpus_uid, row.uid)
+        names = document_names(row.tenant, row.corpus_uid, row.uid)
         self.connection.execute(_HIDE_DOCUMENT, {**names, "now": now_us})
 
     def _count(self, tenant: str, corpus_uid: str, documents: int, passages: int) -> None:
@@ -425,69 +351,8 @@ class SqlCorpusWrites(SqlCorpusReads):
             raise CorpusNotFound("There is no such corpus.")
 
 
-def purge_corpora(connection: Connection, now_us: int, *, keep_rows_us: int, max_rows: int) -> int:
-    """Remove what was deleted or never finished, at most about `max_rows` rows' worth of work;
-    return how much, 0 when nothing is left to do now.
-    """
-    removed = 0
-    due = {"now": now_us, "limit": max_rows}
-    for row in connection.execute(_DEAD_DOCUMENTS, due).all():
-        if removed >= max_rows:
-            return removed
-        document = _names(row.tenant, row.corpus_uid, row.uid)
-        removed += _remove_passages(connection, _PASSAGES_OF_DOCUMENT, document, max_rows - removed)
-        if removed < max_rows:
-            connection.execute(_MARK_DOCUMENT, document)
-            removed += 1
-    for dead in connection.execute(_DEAD_CORPORA, due).all():
-        if removed >= max_rows:
-            return removed
-        corpus = {"of_tenant": dead.tenant, "of_corpus": dead.uid}
-        # Documents first: to one that is gone nobody adds passages any more.
-        removed += _remove_documents(connection, corpus, max_rows - removed)
-        if removed < max_rows:
-            removed += _remove_passages(connection, _PASSAGES_OF_CORPUS, corpus, max_rows - removed)
-        if removed < max_rows:
-            connection.execute(_MARK_CORPUS, corpus)
-            removed += 1
-    old = {"before": now_us - keep_rows_us}
-    for row in connection.execute(_OLD_DOCUMENTS, {**old, "limit": max_rows - removed}).all():
-        connection.execute(_DELETE_DOCUMENT, _names(row.tenant, row.corpus_uid, row.uid))
-        removed += 1
-    for gone in connection.execute(_OLD_CORPORA, {**old, "limit": max_rows - removed}).all():
-        connection.execute(_REMOVE_CORPUS, {"of_tenant": gone.tenant, "of_corpus": gone.uid})
-        removed += 1
-    return removed
-
-
-def _remove_passages(
-    connection: Connection, which: Select[Any], names: dict[str, str], budget: int
-) -> int:
-    limit = max(1, budget // _PASSAGE_COSTS_ROWS)
-    ids = connection.execute(which, {**names, "limit": limit}).scalars().all()
-    if not ids:
-        return 0
-    tenant, corpus_uid = names["of_tenant"], names["of_corpus"]
-    remove_entries(connection, tenant, corpus_uid, ids)
-    values = {"of_tenant": tenant, "of_corpus": corpus_uid, "ids": list(ids)}
-    connection.execute(_DELETE_PASSAGES, values)
-    # A full piece uses the budget up: there may be more.
-    return budget if len(ids) == limit else len(ids) * _PASSAGE_COSTS_ROWS
-
-
-def _remove_documents(connection: Connection, corpus: dict[str, str], budget: int) -> int:
-    uids = connection.execute(_DOCUMENTS_OF_CORPUS, {**corpus, "limit": budget}).scalars().all()
-    if uids:
-        connection.execute(_DELETE_DOCUMENTS, {**corpus, "uids": list(uids)})
-    return len(uids)
-
-
 def _given_up() -> StoreUnavailable:
     return StoreUnavailable("the document was given up while it was written", retry_after_s=1.0)
-
-
-def _names(tenant: str, corpus_uid: str, uid: str) -> dict[str, Any]:
-    return {"of_tenant": tenant, "of_corpus": corpus_uid, "of_uid": uid}
 
 
 def _corpus_record(row: AnyRow) -> CorpusRecord:

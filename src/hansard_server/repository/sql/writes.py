@@ -28,7 +28,8 @@ from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql import forks, statements
 from hansard_server.repository.sql.access import SqlAccessWrites
 from hansard_server.repository.sql.alterations import alter_event
-from hansard_server.repository.sql.corpora import SqlCorpusWrites, purge_corpora
+from hansard_server.repository.sql.corpora import SqlCorpusWrites
+from hansard_server.repository.sql.corpus_purge import purge_corpora
 from hansard_server.repository.sql.deletion import hide_session
 from hansard_server.repository.sql.engine import Conflict, database_now_us, lock_for_update
 from hansard_server.repository.sql.keysets import encode_keys
