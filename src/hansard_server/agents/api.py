@@ -85,6 +85,14 @@ class ToolDescription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSchema:
+    """The form that an answer must have: a JSON schema, and what it is called."""
+
+    name: str
+    json_schema: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """One model call.
 
@@ -95,6 +103,7 @@ class ModelRequest:
             input and what the turn has stored so far included.
         tools: what the model may call.
         parameters: the agent's model parameters.
+        output_schema: the form of the answer; None: a text.
     """
 
     step: int
@@ -102,6 +111,7 @@ class ModelRequest:
     history: tuple[event_pb2.Event, ...]
     tools: tuple[ToolDescription, ...]
     parameters: Mapping[str, Json]
+    output_schema: OutputSchema | None = None
 
 
 class Model(Protocol):
@@ -115,9 +125,37 @@ class Model(Protocol):
         """Yield the answer's parts. Raises ModelFailed when it can't go on."""
         ...
 
+    @property
+    def context_tokens(self) -> int | None:
+        """How many tokens the model takes, as far as the server knows; None: any number."""
+        ...
+
 
 class ModelFailed(Exception):  # noqa: N818 - reads as what happened
     """The model can't go on; the message is for people and holds no secret."""
+
+
+class ModelInterrupted(ModelFailed):
+    """The call failed in a way that another try may mend.
+
+    `retry_after_s`: how long the provider asked to wait before; None: it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ContextOverflow(ModelFailed):
+    """What the model was given is more than it takes.
+
+    Both numbers are tokens, as far as the provider has said them; 0: it has not.
+    """
+
+    def __init__(self, message: str, *, context_limit: int = 0, actual_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.context_limit = context_limit
+        self.actual_tokens = actual_tokens
 
 
 # Tools --------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ class Says:
     answer: Callable[[ModelRequest], AsyncIterator[Part]]
     requests: list[ModelRequest] = field(default_factory=list)
 
+    context_tokens: int | None = None
+
     def check_parameters(self, parameters: Mapping[str, Json]) -> None: ...
 
     def respond(self, request: ModelRequest) -> AsyncIterator[Part]:

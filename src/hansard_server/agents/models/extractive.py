@@ -31,6 +31,8 @@ class ExtractiveModel:
     quote the best passages word for word.
     """
 
+    context_tokens: int | None = None
+
     def check_parameters(self, parameters: Mapping[str, Json]) -> None:
         """Raise InvalidAgentConfiguration when there is any parameter: the model takes none."""
         for name in parameters:

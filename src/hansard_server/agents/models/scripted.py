@@ -33,6 +33,8 @@ _NO_SCRIPT = "hansard/scripted has nothing to say: model.parameters holds no scr
 class ScriptedModel:
     """Keeps no state: the step and the history say where in the script it is."""
 
+    context_tokens: int | None = None
+
     def check_parameters(self, parameters: Mapping[str, Json]) -> None:
         """Raise InvalidAgentConfiguration when the parameters are no script."""
         parse_script(parameters)
