@@ -13,9 +13,11 @@ from hansard_server.repository.sql.engine import make_engine, writing
 from tests.support.databases import DATABASES, Databases
 from tests.support.plans import fill, planned
 from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.s3 import Kept, S3Endpoint, running_s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -38,6 +40,22 @@ def postgres_server() -> Iterator[PostgresServer]:
     """Give the PostgreSQL server of this process; it starts when the first test asks for it."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Endpoint]:
+    """Give an S3 endpoint; it starts when the first test asks for it."""
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["disk", "s3"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+    """Give where a server with `tmp_path / "data"` keeps its artifacts: on disk, and in S3."""
+    if request.param == "disk":
+        return Kept(tmp_path / "data")
+    endpoint: S3Endpoint = request.getfixturevalue("s3")
+    return Kept.in_bucket(tmp_path / "data", endpoint.bucket())
 
 
 @pytest.fixture(scope="session")

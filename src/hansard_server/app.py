@@ -53,6 +53,7 @@ from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.files import StoredFiles
+from hansard_server.artifacts.object_stores import BadLocation, CloudOptions, Unreachable, probe
 from hansard_server.artifacts.read import Artifacts
 from hansard_server.artifacts.sweep import ArtifactSweep
 from hansard_server.artifacts.upload import Uploader, artifact_quota
@@ -499,12 +500,23 @@ async def _make_default_tenant(store: Store, settings: Settings, clock: Clock) -
 
 
 async def _open_blobs(settings: Settings) -> Blobs:
+    url = settings.artifacts_url
+    options = CloudOptions(
+        endpoint=settings.artifacts_endpoint,
+        region=settings.artifacts_region,
+        access_key_id=settings.artifacts_access_key_id,
+        secret_access_key=settings.artifacts_secret_access_key.get_secret_value(),
+    )
     try:
-        return await asyncio.to_thread(Blobs.open, settings.artifacts_url)
-    except ValueError as error:
+        blobs = await asyncio.to_thread(Blobs.open, url, options)
+        await probe(url, options)
+    except BadLocation as error:
         raise ConfigurationMistake(f"artifacts: {error}") from None
+    except Unreachable as error:
+        raise CannotStart(f"artifacts: {url}: {error}") from None
     except OSError as error:
         raise CannotStart(f"artifacts: {error.filename}: {error.strerror}") from None
+    return blobs
 
 
 def _companions(services: Sequence[Service], health: Health, drain: Drain) -> list[Service]:

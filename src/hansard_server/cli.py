@@ -80,7 +80,8 @@ def serve(  # noqa: PLR0913 - each is a flag
     ] = None,
     store: Store = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Where bytes of artifacts are kept.", metavar="DIR|URL")
+        str | None,
+        typer.Option(help="Where bytes of artifacts are kept: a folder, s3://…", metavar="DIR|URL"),
     ] = None,
     data_dir: DataDir = None,
     insecure: Annotated[

@@ -102,8 +102,25 @@ class Settings(BaseSettings):
     )
     artifacts: str = _setting(
         "",
-        "Where the bytes of artifacts are kept. Default: artifacts in the data folder.",
+        "Where the bytes of artifacts are kept: a folder, s3://bucket/prefix, gs:// or az://. "
+        "Default: artifacts in the data folder.",
         unit="folder or URL",
+    )
+    artifacts_endpoint: str = _setting(
+        "",
+        "Where S3, or what speaks its language, is. Default: AWS_ENDPOINT_URL, else Amazon's.",
+        unit="URL",
+    )
+    artifacts_region: str = _setting(
+        "", "The region of the S3 bucket. Default: AWS_REGION, else us-east-1."
+    )
+    artifacts_access_key_id: str = _setting(
+        "",
+        "Credentials for S3. Default: AWS_ACCESS_KEY_ID, else what the machine has; those of "
+        "gs:// and az:// come from the environment alone.",
+    )
+    artifacts_secret_access_key: SecretStr = _setting(
+        SecretStr(""), "The secret of that key. Default: AWS_SECRET_ACCESS_KEY."
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "What is logged at least: debug, info, warning or error."

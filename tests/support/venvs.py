@@ -19,6 +19,7 @@ ADAPTERS = (
     # What hansard_client itself needs.
     *("googleapis-common-protos>=1.72", "grpcio>=1.85.1", "protobuf>=7.36"),
 )
+S3_SERVER = ("moto[s3]==5.2.5", "flask>=3", "flask-cors>=6")
 _FOLDER = Path(__file__).resolve().parents[2] / "build"
 
 

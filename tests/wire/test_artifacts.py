@@ -13,6 +13,8 @@ import pytest
 
 from hansard.v1 import artifact_pb2, artifact_service_pb2, session_service_pb2, turn_pb2
 from tests.support.databases import Databases
+from tests.support.invariants import check_store
+from tests.support.s3 import Kept, S3Endpoint
 from tests.support.server import Running, failure, make_settings, running_server
 from tests.support.talk import Talk, check_turn, stored
 
@@ -54,12 +56,35 @@ async def download(talk: Talk, artifact_id: str, **fields: Any) -> tuple[Any, by
     return parts[0].artifact, b"".join(part.chunk for part in parts[1:])
 
 
-def files(folder: Path) -> list[str]:
-    """Return the names of all files with bytes of artifacts."""
-    return [str(path) for path in (folder / "data" / "artifacts").rglob("*") if path.is_file()]
+@pytest.fixture(params=["sqlite-disk", "postgresql-disk", "sqlite-s3"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Give the kind of database, and of the store of bytes."""
+    return str(request.param)
 
 
-async def test_files_come_back_as_they_were(hansard: Running, tmp_path: Path) -> None:
+@pytest.fixture
+def database(where: str) -> str:
+    return where.partition("-")[0]
+
+
+@pytest.fixture
+def kept(request: pytest.FixtureRequest, where: str, tmp_path: Path) -> Kept:
+    if where.endswith("-disk"):
+        return Kept(tmp_path / "data")
+    endpoint: S3Endpoint = request.getfixturevalue("s3")
+    return Kept.in_bucket(tmp_path / "data", endpoint.bucket())
+
+
+@pytest.fixture
+async def hansard(store_url: str, tmp_path: Path, kept: Kept) -> AsyncIterator[Running]:
+    """Give a server on each kind of database and of store of bytes."""
+    settings = make_settings(tmp_path / "data", store_url, **kept.settings)
+    async with running_server(settings) as running:
+        yield running
+    check_store(store_url, None if kept.bucket else tmp_path / "data")
+
+
+async def test_files_come_back_as_they_were(hansard: Running, kept: Kept) -> None:
     talk = await Talk(hansard).begin()
     event = await upload(
         talk,
@@ -88,7 +113,7 @@ async def test_files_come_back_as_they_were(hansard: Running, tmp_path: Path) ->
     )
     assert [a.filename for a in listed.artifacts] == ["Ünï code.txt", "b.bin", "empty"]
     assert dict(listed.artifacts[0].metadata) == {"a": 1}
-    assert len(files(tmp_path)) == 3
+    assert len(kept.names()) == 3
 
 
 async def test_upload_while_a_turn_runs(hansard: Running) -> None:
@@ -146,7 +171,7 @@ def bad_uploads(talk: Talk) -> dict[str, tuple[str, Iterable[Part]]]:
 
 
 @pytest.fixture
-async def small(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+async def small(store_url: str, tmp_path: Path, kept: Kept) -> AsyncIterator[Running]:
     """Give a server that takes files of 1 MiB, two to a session."""
     settings = make_settings(
         tmp_path / "data",
@@ -154,12 +179,13 @@ async def small(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
         artifact_max_bytes=MIB,
         session_artifacts_max_files=2,
         session_artifacts_max_bytes=MIB + 100,
+        **kept.settings,
     )
     async with running_server(settings) as running:
         yield running
 
 
-async def test_refused_uploads_leave_nothing(small: Running, tmp_path: Path) -> None:
+async def test_refused_uploads_leave_nothing(small: Running, kept: Kept) -> None:
     talk = await Talk(small).begin()
     for name, (reason, parts) in bad_uploads(talk).items():
         refused = await failure(upload(talk, *parts))
@@ -167,11 +193,11 @@ async def test_refused_uploads_leave_nothing(small: Running, tmp_path: Path) -> 
             refused = await failure(upload(talk, *parts))
         assert refused.reason == reason, f"{name}: {refused}"
         assert refused.code not in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
-        assert files(tmp_path) == [], name
+        assert kept.names() == [], name
     assert await talk.events() == []
 
 
-async def test_limits_at_their_boundary(small: Running, tmp_path: Path) -> None:
+async def test_limits_at_their_boundary(small: Running, kept: Kept) -> None:
     talk = await Talk(small).begin()
     await upload(talk, start(talk), header("full"), *chunks(b"x" * MIB))
     refused = await failure(upload(talk, start(talk), header(), Part(chunk=b"x" * 101)))
@@ -182,10 +208,10 @@ async def test_limits_at_their_boundary(small: Running, tmp_path: Path) -> None:
     await upload(talk, start(talk), header("rest"), Part(chunk=b"x" * 100))
     refused = await failure(upload(talk, start(talk), header("third")))
     assert refused.reason == "QUOTA_EXCEEDED"
-    assert len(files(tmp_path)) == 2
+    assert len(kept.names()) == 2
 
 
-async def test_upload_cut_off_half_way_leaves_nothing(hansard: Running, tmp_path: Path) -> None:
+async def test_upload_cut_off_half_way_leaves_nothing(hansard: Running, kept: Kept) -> None:
     talk = await Talk(hansard).begin()
     sent = asyncio.Event()
 
@@ -199,20 +225,22 @@ async def test_upload_cut_off_half_way_leaves_nothing(hansard: Running, tmp_path
 
     call = hansard.artifacts.UploadArtifacts(half())
     await sent.wait()
+    while not kept.names():  # noqa: ASYNC110 - or a file that comes
+        await asyncio.sleep(0.01)
     call.cancel()
-    while files(tmp_path):  # noqa: ASYNC110 - what is waited for is a file that goes
+    while kept.names():  # noqa: ASYNC110 - what is waited for is a file that goes
         await asyncio.sleep(0.01)
     assert await talk.events() == []
 
 
-async def test_same_request_id_stores_once(hansard: Running, tmp_path: Path) -> None:
+async def test_same_request_id_stores_once(hansard: Running, kept: Kept) -> None:
     talk = await Talk(hansard).begin()
     parts = (start(talk, request_id="r"), header(checksum_sha256=DIGEST), *chunks())
     first, again = await upload(talk, *parts), await upload(talk, *parts)
     assert first == again
     other = await failure(upload(talk, start(talk, request_id="r"), header("b"), *chunks()))
     assert (other.code, other.reason) == (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
-    assert len(files(tmp_path)) == 1
+    assert len(kept.names()) == 1
     assert await talk.events() == [first]
 
 

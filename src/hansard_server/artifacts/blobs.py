@@ -12,14 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
-from urllib.parse import unquote, urlsplit
 
 import obstore
 import structlog
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
 from hansard_server.artifacts import local_disk
+from hansard_server.artifacts.object_stores import CloudOptions, open_place
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.limits import DOWNLOAD_CHUNK_BYTES, KIB, MIB
@@ -73,21 +73,10 @@ class Blobs:
         self._root = root
 
     @classmethod
-    def open(cls, location: str | Path) -> Self:
-        """Return the blobs at a folder (made if missing), a `file://` URL, or another URL that
-        obstore knows (`s3://bucket/prefix`, `gs://…`, `az://…`; credentials from the environment).
-
-        Raises ValueError, OSError.
-        """
-        url = urlsplit(str(location))
-        if url.scheme and url.scheme != "file" and "://" in str(location):
-            try:
-                return cls(from_url(str(location)))
-            except BaseError as error:
-                raise ValueError(f"can't be used as an object store: {url.scheme}://…") from error
-        root = Path(unquote(url.path) if url.scheme == "file" else str(location)).absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        return cls(LocalStore(root), root)
+    def open(cls, location: str | Path, options: CloudOptions | None = None) -> Self:
+        """Return the blobs at a location; see open_place, which raises BadLocation, OSError."""
+        place = open_place(location, options)
+        return cls(place.store, place.root)
 
     def write(self, tenant: str, expected_sha256: bytes | None = None) -> BlobWriter:
         """Return a writer for one file, to be used with `async with`.
@@ -119,9 +108,18 @@ class Blobs:
 
     async def delete(self, tenant: str, keys: Sequence[str]) -> None:
         """Remove the bytes; those that are not there are fine."""
-        for key in keys:
+        paths = [_prefix(tenant) + key for key in keys]
+        if self._root is None and len(paths) > 1:
+            try:
+                with _store_errors():
+                    await obstore.delete_async(self._store, paths)
+            except BlobMissing:
+                pass  # not every cloud goes on after one that is missing
+            else:
+                return
+        for path in paths:
             with _store_errors(missing_is_fine=True):
-                await obstore.delete_async(self._store, _prefix(tenant) + key)
+                await obstore.delete_async(self._store, path)
 
     async def tenants(self) -> list[str]:
         """Return the tenants that have bytes."""

@@ -159,8 +159,6 @@ def test_locations(tmp_path: Path) -> None:
     Blobs.open(f"file://{tmp_path}/b%20c")
     Blobs.open("memory:///")
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b c"}
-    with pytest.raises(ValueError, match="object store"):
-        Blobs.open("gopher://x/y")
 
 
 async def test_memory_does_not_grow_with_the_file(blobs: Blobs) -> None:
