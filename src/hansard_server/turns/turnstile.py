@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 
-READERS_A_ROUND = 8
+READERS_A_ROUND = 4
 """Serving one takes tens of microseconds; a call that others make needs about ten rounds."""
 
 
