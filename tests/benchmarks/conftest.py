@@ -16,6 +16,7 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     report = Report(request.config.rootpath / "build" / "benchmarks.json")
     yield report
     report.write()
+    report.tell_goals()
 
 
 @pytest.fixture(scope="module", params=DATABASES)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from sqlalchemy import Connection, Table, insert, text
 
@@ -23,13 +22,15 @@ from hansard_server.domain.records import (
 from hansard_server.repository.sql.engine import EngineOptions, make_engine
 from hansard_server.repository.sql.rows import agent_values, event_values, session_values
 from hansard_server.repository.sql.tables import agents, events, session_heads, sessions
-from tests.support.talk import TWENTY_DELTAS
+from tests.benchmarks.messages import AGENT_KEY
+from tests.support.talk import TWENTY_DELTAS, model
 
-AGENT_KEY = "support"
 START_US = 1_700_000_000_000_000
 STEP_US = 1_000_000
 """Sessions, and events, are made a second apart."""
 
+SCRIPTED = model(TWENTY_DELTAS)
+"""What answers unless told otherwise: 20 deltas, and two events."""
 _ROWS_AT_ONCE = 5_000
 _SENTENCE = "The parcel left the warehouse on Tuesday and waits at customs, says the carrier. "
 
@@ -40,13 +41,21 @@ class Filler:
     def __init__(self, url: str) -> None:
         """Write to the database of `url`, which nobody else uses yet."""
         self._engine = make_engine(url, EngineOptions(statement_timeout_s=300))
-        self._agent = _agent()
-        with self._engine.begin() as connection:
-            connection.execute(insert(agents), agent_values(self._agent))
+        self._agents: dict[str, AgentRecord] = {}
+        self.add_agent(AGENT_KEY, SCRIPTED)
 
-    def add_sessions(self, keys: Iterable[str], *, events_each: int = 0) -> None:
-        """Add sessions, one second apart, each with so many events."""
-        records = [self._session(number, key) for number, key in enumerate(keys)]
+    def add_agent(self, key: str, model: agent_pb2.Model) -> None:
+        """Add an agent with this model."""
+        self._agents[key] = _agent(key, model)
+        with self._engine.begin() as connection:
+            connection.execute(insert(agents), agent_values(self._agents[key]))
+
+    def add_sessions(
+        self, keys: Iterable[str], *, events_each: int = 0, agent_key: str = AGENT_KEY
+    ) -> None:
+        """Add sessions of an agent, one second apart, each with so many events."""
+        agent = self._agents[agent_key]
+        records = [_session(agent, number, key) for number, key in enumerate(keys)]
         with self._engine.begin() as connection:
             _insert(connection, sessions, map(session_values, records))
             _insert(connection, session_heads, (_head(record, events_each) for record in records))
@@ -67,24 +76,6 @@ class Filler:
                 connection.execute(text("CHECKPOINT"))
         self._engine.dispose()
 
-    def _session(self, number: int, key: str) -> SessionRecord:
-        created_at_us = START_US + number * STEP_US
-        return SessionRecord(
-            tenant=DEFAULT_TENANT,
-            uid=make_uid(),
-            agent_uid=self._agent.uid,
-            agent_key=AGENT_KEY,
-            key=key,
-            name=f"Order {number}",
-            description=_SENTENCE,
-            metadata=_metadata(number),
-            enabled=True,
-            tti_minutes=0,
-            etag="etag",
-            created_at_us=created_at_us,
-            updated_at_us=created_at_us,
-        )
-
 
 def event(sequence: int) -> EventRecord:
     """Return an agent_output of about 500 bytes."""
@@ -104,21 +95,38 @@ def event_id(sequence: int) -> str:
     return f"aev_{sequence * 2_654_435_761 % 2**32:08x}{sequence:012}"
 
 
-def _agent() -> AgentRecord:
-    agent = agent_pb2.Agent(model=agent_pb2.Model(name="hansard/scripted"))
-    json_format.ParseDict({"script": TWENTY_DELTAS}, agent.model.parameters)
+def _agent(key: str, model: agent_pb2.Model) -> AgentRecord:
     return AgentRecord(
         tenant=DEFAULT_TENANT,
         uid=make_uid(),
-        key=AGENT_KEY,
+        key=key,
         name="Support",
         description="",
-        configuration=agent.SerializeToString(),
+        configuration=agent_pb2.Agent(model=model).SerializeToString(),
         metadata=b"",
         enabled=True,
         etag="etag",
         created_at_us=START_US,
         updated_at_us=START_US,
+    )
+
+
+def _session(agent: AgentRecord, number: int, key: str) -> SessionRecord:
+    created_at_us = START_US + number * STEP_US
+    return SessionRecord(
+        tenant=DEFAULT_TENANT,
+        uid=make_uid(),
+        agent_uid=agent.uid,
+        agent_key=agent.key,
+        key=key,
+        name=f"Order {number}",
+        description=_SENTENCE,
+        metadata=_metadata(number),
+        enabled=True,
+        tti_minutes=0,
+        etag="etag",
+        created_at_us=created_at_us,
+        updated_at_us=created_at_us,
     )
 
 

@@ -10,12 +10,14 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from itertools import count
 
 import uvloop
 
-from tests.benchmarks.fill import AGENT_KEY
-from tests.benchmarks.load_client import run, session_keys
+from tests.benchmarks.load_client import session_keys
+from tests.benchmarks.messages import AGENT_KEY
 
 _END = b"\r\n0\r\n\r\n"
 _BODY = json.dumps(
@@ -52,6 +54,31 @@ class Turns:
         assert answer.startswith(b"HTTP/1.1 201 "), answer[:500]
         assert b'"status":"completed"' in answer
         return answer.count(b"data: ")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the client did in one run."""
+
+    calls: int = 0
+    messages: int = 0
+    milliseconds: list[float] = field(default_factory=list)
+
+
+async def run(call: Callable[[str], Awaitable[int]], keys: list[str], seconds: float) -> Counts:
+    """Return what came of calling for so long, a session after another call of it at a time."""
+    counts = Counts()
+    deadline = time.perf_counter() + seconds
+
+    async def work(session_key: str) -> None:
+        while (started := time.perf_counter()) < deadline:
+            messages = await call(session_key)
+            counts.milliseconds.append((time.perf_counter() - started) * 1_000)
+            counts.calls += 1
+            counts.messages += messages
+
+    await asyncio.gather(*map(work, keys))
+    return counts
 
 
 async def main(address: str, workload: str) -> None:

@@ -1,5 +1,5 @@
-"""A client that keeps 64 calls running, each in its own session: arguments are address, workload,
-key (empty for none).
+"""A client that keeps calls running: arguments are address, workload, key (empty for none), and how
+many at a time (64 unless told).
 
 For every number of seconds on standard input it answers with a line of counts. Each run has
 sessions of its own, so that none becomes long.
@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from itertools import count
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count, cycle
+from typing import Any
 
-import grpc.aio
 import uvloop
 
-from hansard.v1 import event_service_pb2, event_service_pb2_grpc
-from tests.benchmarks.fill import AGENT_KEY
-from tests.support.talk import message, output
+from tests.benchmarks import messages
+from tests.benchmarks.frames import Link, Stream, connect
 
 AT_A_TIME = 64
-EVENT_BYTES = 500
+CONNECTIONS = 8
+_OK = 0
+_STAMP = re.compile(rb"@(\d+);")
+_NS_PER_MS = 1_000_000
 
 
 def session_keys(workload: str, run_number: int) -> list[str]:
@@ -33,96 +37,141 @@ def session_keys(workload: str, run_number: int) -> list[str]:
     return [f"{workload}-{run_number}-{number}" for number in range(AT_A_TIME)]
 
 
-@dataclass(slots=True)
-class Counts:
-    """What the client did in one run."""
+class Calls:
+    """What is sent; each call that takes a request_id has one of its own."""
 
-    calls: int = 0
-    messages: int = 0
-    milliseconds: list[float] = field(default_factory=list)
-
-
-class Workload:
-    """Calls of EventService, each with a request_id of its own."""
-
-    def __init__(self, stub: event_service_pb2_grpc.EventServiceAsyncStub, key: str) -> None:
-        """Call by `stub`, with the key."""
-        self._stub = stub
-        self._metadata = (("authorization", f"Bearer {key}"),)
+    def __init__(self) -> None:
         self._client = secrets.token_hex(4)
         self._numbers = count()
+        self._upload = messages.Upload()
 
-    async def append(self, session_key: str) -> int:
-        """Append one event; return how many messages came back."""
-        await self._stub.AppendEvents(
-            event_service_pb2.AppendEventsRequest(
-                agent_key=AGENT_KEY,
-                session_key=session_key,
-                request_id=self._request_id(),
-                events=[output("x" * EVENT_BYTES)],
-            ),
-            metadata=self._metadata,
-        )
-        return 1
+    def of(self, workload: str) -> tuple[str, Callable[[str], Iterable[bytes]]]:
+        """Return the path of a workload's method, and what makes a call's messages of a session.
 
-    async def send(self, session_key: str) -> int:
-        """Send an input; return how many messages its turn was."""
-        request = event_service_pb2.SendEventRequest(
-            agent_key=AGENT_KEY,
-            session_key=session_key,
-            request_id=self._request_id(),
-            input_message=message("Where is my parcel?"),
-        )
-        messages = 0
-        ended = False
-        async for response in self._stub.SendEvent(request, metadata=self._metadata):
-            messages += 1
-            ended = response.HasField("turn_end") and not response.turn_end.turn.HasField("error")
-        assert ended
-        return messages
+        For `download` the session is `session_key/artifact_id`.
+        """
+        return {
+            "append": ("EventService/AppendEvents", self._append),
+            "send": ("EventService/SendEvent", self._send),
+            "deltas": ("EventService/SendEvent", self._deltas),
+            "list": ("EventService/ListEvents", self._list),
+            "upload": ("ArtifactService/UploadArtifacts", self._upload_file),
+            "download": ("ArtifactService/DownloadArtifact", self._download),
+        }[workload]
+
+    def _append(self, session: str) -> Iterable[bytes]:
+        return (messages.append(session, self._request_id()).SerializeToString(),)
+
+    def _send(self, session: str) -> Iterable[bytes]:
+        return (messages.send(session, self._request_id()).SerializeToString(),)
+
+    def _deltas(self, session: str) -> Iterable[bytes]:
+        request = messages.send(session, self._request_id(), messages.CLOCK_KEY)
+        return (request.SerializeToString(),)
+
+    def _list(self, session: str) -> Iterable[bytes]:
+        return (messages.list_events(session).SerializeToString(),)
+
+    def _upload_file(self, session: str) -> Iterable[bytes]:
+        return self._upload.messages(session, self._request_id())
+
+    def _download(self, place: str) -> Iterable[bytes]:
+        session, _, artifact_id = place.partition("/")
+        return (messages.download(session, artifact_id).SerializeToString(),)
 
     def _request_id(self) -> str:
         return f"{self._client}-{next(self._numbers)}"
 
 
-async def run(call: Callable[[str], Awaitable[int]], keys: list[str], seconds: float) -> Counts:
-    """Return what came of calling for so long, a session after another call of it at a time."""
-    counts = Counts()
-    deadline = time.perf_counter() + seconds
+class Run:
+    """Calls for a time: as soon as one has ended the next of its session begins."""
 
-    async def work(session_key: str) -> None:
-        while (started := time.perf_counter()) < deadline:
-            messages = await call(session_key)
-            counts.milliseconds.append((time.perf_counter() - started) * 1_000)
-            counts.calls += 1
-            counts.messages += messages
+    def __init__(
+        self, links: list[Link], make: Callable[[str], Iterable[bytes]], *, stamps: bool
+    ) -> None:
+        """Call by `links`; with `stamps` the time since each time told is kept."""
+        self.calls = self.messages = 0
+        self.milliseconds: list[float] = []
+        self.ages_ms: list[float] = []
+        self.others: Counter[int] = Counter()
+        self.with_details = 0
+        self._links = links
+        self._make = make
+        self._stamps = stamps
+        self._deadline = 0.0
+        self._running = 0
+        self._ended = asyncio.get_running_loop().create_future()
 
-    await asyncio.gather(*map(work, keys))
-    return counts
+    async def run(self, keys: list[str], seconds: float) -> None:
+        """Return when the time is over and the last call has ended."""
+        self._deadline = time.perf_counter() + seconds
+        self._running = len(keys)
+        for key, link in zip(keys, cycle(self._links), strict=False):
+            self._begin(link, key)
+        await self._ended
+
+    def _begin(self, link: Link, key: str) -> None:
+        keep = self._keep if self._stamps else None
+        link.send(Stream(partial(self._end, link, key), keep), self._make(key))
+
+    def _end(self, link: Link, key: str, stream: Stream) -> None:
+        if stream.status == _OK:
+            self.calls += 1
+            self.messages += stream.messages
+            self.milliseconds.append((stream.ended_at - stream.started_at) * 1_000)
+        else:
+            self.others[stream.status] += 1
+            self.with_details += stream.has_details
+        if stream.ended_at < self._deadline and stream.ended_at:
+            self._begin(link, key)
+            return
+        self._running -= 1
+        if not self._running:
+            self._ended.set_result(None)
+
+    def _keep(self, body: bytes) -> None:
+        now = time.perf_counter_ns()
+        self.ages_ms += [(now - int(stamp)) / _NS_PER_MS for stamp in _STAMP.findall(body)]
 
 
-async def main(address: str, workload: str, key: str) -> None:
-    """Run whenever told to, until the input ends."""
+async def main(
+    address: str, workload: str, key: str, at_a_time: str = str(AT_A_TIME), place: str = ""
+) -> None:
+    """Run whenever told to, until the input ends; with `place` in the one session of that key."""
     loop = asyncio.get_running_loop()
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: event_service_pb2_grpc.EventServiceAsyncStub
-        stub = event_service_pb2_grpc.EventServiceStub(channel)
-        call = getattr(Workload(stub, key), workload)
-        run_numbers = count()
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            started, cpu = time.perf_counter(), time.process_time()
-            counts = await run(call, session_keys(workload, next(run_numbers)), float(line))
-            answer = {
-                "calls": counts.calls,
-                "messages": counts.messages,
-                "p50_ms": statistics.median(counts.milliseconds),
-                "p99_ms": statistics.quantiles(counts.milliseconds, n=100)[-1],
-                "seconds": time.perf_counter() - started,
-                "cpu_seconds": time.process_time() - cpu,
-            }
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+    path, make = Calls().of(workload)
+    metadata = [("authorization", f"Bearer {key}")] if key else []
+    many = int(at_a_time)
+    links = await connect(address, f"/hansard.v1.{path}", metadata, count=min(CONNECTIONS, many))
+    run_numbers = count()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        keys = [place] * many if place else session_keys(workload, next(run_numbers))[:many]
+        run = Run(links, make, stamps=workload == "deltas")
+        started, cpu = time.perf_counter(), time.process_time()
+        await run.run(keys, float(line))
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        sys.stdout.write(json.dumps(_counted(run, seconds, cpu)) + "\n")
+        sys.stdout.flush()
+
+
+def _counted(run: Run, seconds: float, cpu_seconds: float) -> dict[str, Any]:
+    times = run.milliseconds or [0.0, 0.0]
+    return {
+        "calls": run.calls,
+        "messages": run.messages,
+        "p50_ms": statistics.median(times),
+        "p99_ms": _p99(times),
+        "delta_p50_ms": statistics.median(run.ages_ms or [0.0]),
+        "others": dict(run.others),
+        "with_details": run.with_details,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+    }
+
+
+def _p99(times: list[float]) -> float:
+    return sorted(times)[int(len(times) * 0.99)] if times else 0.0
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:4]))
+    uvloop.run(main(*sys.argv[1:6]))

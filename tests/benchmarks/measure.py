@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import random
 import statistics
@@ -10,9 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-ROUNDS = 5
-CALLS = 7
+from tests.benchmarks import goals
+
+QUICK = bool(os.environ.get("QUICK"))
+"""`make bench QUICK=1`: to see that everything runs; its figures are worth nothing."""
+ROUNDS = 2 if QUICK else 5
+CALLS = 3 if QUICK else 7
 AGAIN = "the same again"
 """The A/A control: how far from 1 its ratio is says how far to trust the others."""
 
@@ -47,9 +53,13 @@ class Table:
     unit: str
     rows: list[Row] = field(default_factory=list)
 
+    def row(self, name: str) -> Row:
+        """Return the row of this name."""
+        return next(row for row in self.rows if row.name == name)
+
     def ratio(self, name: str) -> float:
         """Return the ratio of a row."""
-        return next(row.ratio for row in self.rows if row.name == name)
+        return self.row(name).ratio
 
     def check(self, limit: float) -> None:
         """Raise AssertionError for rows whose ratio is not below the limit."""
@@ -69,27 +79,55 @@ class Table:
 
 
 class Report:
-    """Prints tables as they come, and keeps them for the file."""
+    """Prints tables as they come, and keeps them and the goals reached for the file.
+
+    What an earlier run wrote stays until it is measured anew, so that parts may be run one by one.
+    """
 
     def __init__(self, path: Path) -> None:
         """Write to `path` on `write`."""
         self._path = path
-        self._tables: list[Table] = []
+        self._content = _read(path)
 
     def add(self, table: Table) -> None:
         """Print the table."""
-        self._tables.append(table)
+        self._content["tables"][table.title] = {**asdict(table), **_when()}
         print(table, flush=True)  # noqa: T201 - tables are what the benchmarks are for
+        self.write()
+
+    def reach(self, goal: str, database: str, value: float) -> None:
+        """Say what of a goal was reached; see `goals`."""
+        self._content["goals"][f"{goal}, {database}"] = {"value": value, **_when()}
+        self.write()
+
+    def draw(self, name: str, svg: str) -> None:
+        """Write a picture beside the file."""
+        self._path.with_name(f"{self._path.stem}-{name}.svg").write_text(svg)
+
+    def tell_goals(self) -> None:
+        """Print all goals, with what was reached of each."""
+        reached = {name: entry["value"] for name, entry in self._content["goals"].items()}
+        print(goals.to_text(reached), flush=True)  # noqa: T201
 
     def write(self) -> None:
         """Write the file."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}",
-            "tables": [asdict(table) for table in self._tables],
-        }
-        self._path.write_text(json.dumps(content, indent=2) + "\n")
+        self._content["python"] = platform.python_version()
+        self._content["machine"] = (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+        )
+        self._path.write_text(json.dumps(self._content, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(content.get("tables"), dict):
+        content = {"tables": {}, "goals": {}}
+    return content
+
+
+def _when() -> dict[str, Any]:
+    return {"at": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "quick": QUICK}
 
 
 def compare(

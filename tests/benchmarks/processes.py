@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _START_SECONDS = 60.0
+_ANSWER_SECONDS = 120.0
 _HERE = Path(__file__).parent
 
 
@@ -29,16 +31,23 @@ class Served:
     @property
     def pids(self) -> list[int]:
         """The server's process, and those that it started."""
-        tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
-        return [self.pid, *(int(pid) for task in tasks for pid in task.read_text().split())]
+        return [self.pid, *_children(self.pid)]
 
 
 @contextmanager
 def serve(
-    folder: Path, store_url: str, *more: str, insecure: bool = True, http: str = "off"
+    folder: Path,
+    store_url: str,
+    *more: str,
+    insecure: bool = True,
+    http: str = "off",
+    program: Sequence[str] = ("-m", "hansard_server"),
 ) -> Iterator[Served]:
-    """Give `hansard serve`, its log in a file; not insecure it is as it is shipped."""
-    command = ["-m", "hansard_server", "serve", "--listen", "127.0.0.1:0", "--http-listen", http]
+    """Give `hansard serve`, its log in a file; not insecure it is as it is shipped.
+
+    `program` is another one that takes the same arguments.
+    """
+    command = [*program, "serve", "--listen", "127.0.0.1:0", "--http-listen", http]
     command += ["--data-dir", str(folder / "data"), "--store", store_url, *more]
     command += ["--insecure"] if insecure else []
     with _started(folder, command) as served:
@@ -46,6 +55,14 @@ def serve(
             yield served
         else:
             yield replace(served, key=(folder / "data" / "admin.key").read_text().strip())
+
+
+@contextmanager
+def serve_clock(folder: Path, store_url: str) -> Iterator[Served]:
+    """Give Hansard as it is shipped, with the model that tells the time."""
+    program = [str(_HERE / "clock_server.py")]
+    with serve(folder, store_url, insecure=False, program=program) as served:
+        yield served
 
 
 @contextmanager
@@ -71,6 +88,8 @@ class Client:
     def result(self) -> dict[str, Any]:
         """Wait, and return what it counted."""
         assert self._process.stdout is not None
+        come, _, _ = select.select([self._process.stdout], [], [], _ANSWER_SECONDS)
+        assert come, "the client does not answer"
         line = self._process.stdout.readline()
         assert line, "the client has ended"
         counted: dict[str, Any] = json.loads(line)
@@ -79,10 +98,10 @@ class Client:
 
 @contextmanager
 def client(
-    address: str, workload: str, key: str = "", *, program: str = "load_client.py"
+    address: str, workload: str, key: str = "", *more: object, program: str = "load_client.py"
 ) -> Iterator[Client]:
     """Give a client of one workload; see load_client."""
-    with _client(program, address, workload, key) as client:
+    with _client(program, address, workload, key, *map(str, more)) as client:
         yield client
 
 
@@ -113,6 +132,25 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and of all its children, ended ones too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ended = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return cpu_seconds(pid) + ended + sum(map(_cpu_seconds_or_none, _children(pid)))
+
+
+def _cpu_seconds_or_none(pid: int) -> float:
+    try:
+        return cpu_seconds(pid)
+    except FileNotFoundError:
+        return 0.0
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def memory_mib(pid: int) -> float:

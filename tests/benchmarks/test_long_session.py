@@ -14,8 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc, paging_pb2
 from hansard_server.domain.limits import PAGE_MAX_ITEMS
 from hansard_server.turns.recorder import HISTORY_MAX_EVENTS
-from tests.benchmarks.fill import AGENT_KEY, START_US, STEP_US, Filler, event_id
+from tests.benchmarks.fill import START_US, STEP_US, Filler, event_id
 from tests.benchmarks.measure import CALLS, ROUNDS, Report, compare
+from tests.benchmarks.messages import AGENT_KEY
 from tests.benchmarks.processes import serve
 from tests.support.talk import message, output
 

@@ -13,8 +13,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansard.v1 import paging_pb2, session_service_pb2, session_service_pb2_grpc
 from hansard_server.domain.limits import PAGE_MAX_ITEMS, SCAN_MAX_ROWS
-from tests.benchmarks.fill import AGENT_KEY, START_US, STEP_US, Filler
+from tests.benchmarks.fill import START_US, STEP_US, Filler
 from tests.benchmarks.measure import Report, compare
+from tests.benchmarks.messages import AGENT_KEY
 from tests.benchmarks.processes import serve
 
 SESSIONS = 100_000

@@ -17,9 +17,10 @@ from hansard.v1 import (
     event_service_pb2,
     event_service_pb2_grpc,
 )
-from tests.benchmarks.fill import AGENT_KEY, Filler
+from tests.benchmarks.fill import Filler
 from tests.benchmarks.load_client import session_keys
 from tests.benchmarks.measure import AGAIN, ROUNDS, Report, to_table
+from tests.benchmarks.messages import AGENT_KEY
 from tests.benchmarks.processes import (
     Served,
     client,

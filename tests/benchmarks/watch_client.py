@@ -15,7 +15,7 @@ import grpc.aio
 import uvloop
 
 from hansard.v1 import event_service_pb2
-from tests.benchmarks.fill import AGENT_KEY
+from tests.benchmarks.messages import AGENT_KEY
 
 CONNECTIONS = 10
 
