@@ -134,6 +134,7 @@ class Parts:
     feeds: Feeds
     readers: Readers
     engine: TurnEngine
+    models: ModelCatalog
     forks: Forks
     corpora: Corpora
     corpus_search: CorpusSearch
@@ -221,7 +222,8 @@ class Server:
             lambda tenant: TenantCorpora(tenant, corpora, corpus_search),
             clock=self._clock,
         )
-        engine = _engine(settings, store, feeds, contexts, replica)
+        models = self._open_models()
+        engine = _engine(settings, store, feeds, contexts, replica, models)
         self._tell(store, feeds.on_change, engine.on_change)
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
@@ -238,6 +240,7 @@ class Server:
             feeds=feeds,
             readers=Readers(store, feeds, replica.mirrors),
             engine=engine,
+            models=models,
             forks=await self._open_forks(store, alone=alone),
             corpora=corpora,
             corpus_search=corpus_search,
@@ -266,14 +269,23 @@ class Server:
             await self._door.start()
         for warning in find_exposures(settings):
             _log.warning(warning)
-        names = [service.name for service in services]
-        _log.info("serving", address=self.address, http=self.http_address, services=names)
+        _log.info(
+            "serving",
+            address=self.address,
+            http=self.http_address,
+            services=[service.name for service in services],
+        )
 
     def _tell(self, store: Store, *listeners: Callable[[Change], None]) -> None:
         listening = ExitStack()
         for listener in listeners:
             listening.enter_context(store.listen(listener))
         self._closers.add("listening", partial(asyncio.to_thread, listening.close))
+
+    def _open_models(self) -> ModelCatalog:
+        models = ModelCatalog(provided=self._settings.models)
+        self._closers.add("models", models.close)
+        return models
 
     async def _open_forks(self, store: Store, *, alone: bool) -> Forks:
         settings = self._settings
@@ -371,7 +383,7 @@ def _servicers(parts: Parts) -> list[Service]:
         store,
         limits=settings.limits,
         tokens=tokens,
-        check_configuration=partial(check_agent, check_filter=check_filter),
+        check_configuration=partial(check_agent, models=parts.models, check_filter=check_filter),
         on_delete=parts.sweeper.wake,
         clock=parts.clock,
     )
@@ -451,15 +463,25 @@ def _files_of(
 
 
 def _engine(
-    settings: Settings, store: Store, feeds: Feeds, contexts: ContextLoader, replica: Replica
+    settings: Settings,
+    store: Store,
+    feeds: Feeds,
+    contexts: ContextLoader,
+    replica: Replica,
+    models: ModelCatalog,
 ) -> TurnEngine:
-    limits = AgentLimits(event_max_bytes=settings.event_max_bytes)
+    limits = AgentLimits(
+        event_max_bytes=settings.event_max_bytes,
+        steps_per_turn=settings.turn_max_steps,
+        step_max_s=settings.model_step_max_s,
+        model_retries=settings.model_max_retries,
+    )
     return TurnEngine(
         store,
         feeds,
         run_agent=partial(
             run_agent,
-            models=ModelCatalog(),
+            models=models,
             tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
             limits=limits,
         ),

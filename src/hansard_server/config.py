@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from hansard_server.agents.models.settings import DUMP_SECRETS, ModelSettings, check_model_names
 from hansard_server.domain.limits import KIB, MIB, Limits
 
 ENVIRONMENT_PREFIX = "HANSARD_"
@@ -286,6 +287,39 @@ class Settings(BaseSettings):
         le=31_536_000,
     )
 
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict,
+        description="The models of providers, by the names that agents give: see docs/MODELS.md.",
+        json_schema_extra={"unit": "JSON"},
+    )
+    model_step_max_s: float = _setting(
+        600.0,
+        "How long a model call may take, its repetitions included, before its turn ends FAILED.",
+        unit="s",
+        ge=0.1,
+        le=86_400,
+    )
+    turn_max_steps: int = _setting(
+        64,
+        "Model calls of one turn; it ends FAILED when its agent wants more.",
+        unit="calls",
+        ge=1,
+        le=10_000,
+    )
+    model_max_retries: int = _setting(
+        3,
+        "How often a model call that failed is repeated, for agents that say nothing else.",
+        unit="times",
+        ge=0,
+        le=10,
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        check_model_names(value)
+        return value
+
     @field_validator("listen", "peer_listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
@@ -370,6 +404,7 @@ def describe() -> list[SettingDescription]:
         extra = field.json_schema_extra
         unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
         unset = field.default is None or isinstance(field.default, SecretStr)
+        unset = unset or field.default_factory is not None
         default = "" if unset else str(field.default)
         if isinstance(field.default, bool):
             default = default.lower()
@@ -396,7 +431,7 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
 
 def dump(settings: Settings) -> bytes:
     """Return what was set, secrets too, as a line of JSON: for another process of this server."""
-    values = settings.model_dump(mode="json", exclude_unset=True)
+    values = settings.model_dump(mode="json", exclude_unset=True, context={DUMP_SECRETS: True})
     for name in settings.model_fields_set:
         value = getattr(settings, name)
         if isinstance(value, SecretStr):

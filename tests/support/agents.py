@@ -138,6 +138,9 @@ class MemoryRecorder:
             output = event_pb2.AgentOutput(content=content, provider_data=provider_data)
             self.add(event_pb2.Event(agent_output=output))
 
+    def drop_text(self) -> None:
+        self.open_text = None
+
     def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
         event = event_pb2.Event()
         event.CopyFrom(payload)

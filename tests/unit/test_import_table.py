@@ -70,7 +70,11 @@ TABLE: dict[str, tuple[str, ...]] = {
         *("hansard_server.config", "hansard_server.stores", "WATCHED"),
         "hansard_gateway.sockets",
     ),
-    "hansard_server.config": ("hansard_server.domain", "pydantic", "pydantic_settings"),
+    # Models have settings of their own, which the room keeps.
+    "hansard_server.config": (
+        *("hansard_server.domain", "hansard_server.agents.models.settings"),
+        *("pydantic", "pydantic_settings"),
+    ),
     "hansard_server.failpoints": (),
     "hansard_server.lifecycle": ("CORE", "ROOMS", "GRPC", "MESSAGES", "WATCHED"),
     "hansard_server.telemetry": (
@@ -91,7 +95,13 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
         *("hansard_server.domain", "MESSAGES", "WATCHED"),
-        *("jsonschema", "markitdown", "mcp", "pydantic", "pydantic_ai", "re2"),
+        *("jsonschema", "markitdown", "mcp", "pydantic", "re2"),
+        "hansard_server.agents.models.providers",
+    ),
+    # The libraries of providers, which pydantic-ai drives, and the HTTP that it speaks.
+    "hansard_server.agents.models.providers": (
+        *("hansard_server.agents", "hansard_server.domain", "MESSAGES", "WATCHED"),
+        *("pydantic", "pydantic_ai", "openai", "anthropic", "google.genai", "httpx2"),
     ),
     # The client of agents that run elsewhere.
     "hansard_server.agents.remote": (

@@ -104,6 +104,7 @@ class ModelRequest:
         tools: what the model may call.
         parameters: the agent's model parameters.
         output_schema: the form of the answer; None: a text.
+        files: the session's, for models that can see; None: there are none.
     """
 
     step: int
@@ -112,6 +113,7 @@ class ModelRequest:
     tools: tuple[ToolDescription, ...]
     parameters: Mapping[str, Json]
     output_schema: OutputSchema | None = None
+    files: SessionFiles | None = None
 
 
 class Model(Protocol):
@@ -301,6 +303,10 @@ class TurnRecorder(Protocol):
 
     def end_text(self, provider_data: bytes = b"") -> None:
         """Make the open text an event that waits. Does nothing when no text is open."""
+        ...
+
+    def drop_text(self) -> None:
+        """Forget the open text: it will not be stored, since the call that made it is repeated."""
         ...
 
     def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from hansard.v1 import agent_pb2
+from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
 from hansard_server.agents.instructions import find_template_faults
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
@@ -16,10 +17,6 @@ from hansard_server.domain.errors import (
     InvalidAgentConfiguration,
     Unimplemented,
 )
-
-_RETRY_INITIAL_S = 1.0
-_RETRY_MAX_S = 30.0
-
 
 CheckFilter = Callable[[str], str]
 """Returns what is wrong with a metadata filter, empty for nothing."""
@@ -67,7 +64,7 @@ def _check_served(agent: agent_pb2.Agent) -> None:
 
 def _check_retry(model: agent_pb2.Model) -> Iterator[FieldViolation]:
     retry = model.retry
-    initial, longest = _RETRY_INITIAL_S, _RETRY_MAX_S
+    initial, longest = INITIAL_BACKOFF_S, MAX_BACKOFF_S
     if retry.HasField("initial_backoff"):
         initial = retry.initial_backoff.ToTimedelta().total_seconds()
     if retry.HasField("max_backoff"):

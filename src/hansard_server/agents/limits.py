@@ -14,6 +14,9 @@ class AgentLimits:
 
     Attributes:
         steps_per_turn: model calls; one more ends the turn FAILED.
+        step_max_s: how long a model call may take, its repetitions included, in seconds; then the
+            turn ends FAILED.
+        model_retries: how often a failed model call is repeated, where the agent does not say.
         calls_per_step: tool calls that one model call may make; one more ends the turn FAILED.
         parallel_calls: tool calls of one turn that run at a time; the others wait.
         tool_max_s: how long a tool may take, in seconds, before its call ends TIMED_OUT.
@@ -26,6 +29,8 @@ class AgentLimits:
     """
 
     steps_per_turn: int = 64
+    step_max_s: float = 600.0
+    model_retries: int = 3
     calls_per_step: int = 128
     parallel_calls: int = 16
     tool_max_s: float = 300.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import (
     Model,
     ModelFailed,
+    ModelInterrupted,
     ModelRequest,
     Part,
     TextDelta,
@@ -18,6 +20,7 @@ from hansard_server.agents.api import (
     TurnContext,
     TurnRecorder,
 )
+from hansard_server.agents.attempts import Attempts, Backoff
 from hansard_server.agents.calls import RecordedCall, ToolRunner
 from hansard_server.agents.history import model_history
 from hansard_server.agents.instructions import render_templates
@@ -54,20 +57,31 @@ async def run_agent(
     events = await recorder.history()
     if await close_open_calls(events, runner, recorder):
         events = await recorder.history()
-    for step in range(count_steps(events), limits.steps_per_turn):
+
+    async def ask(step: int) -> Sequence[RecordedCall]:
         request = ModelRequest(
             step=step,
             instructions=rendered.instructions,
             history=model_history(events, max_bytes=limits.history_max_bytes),
             tools=descriptions,
             parameters=struct_to_json(context.agent.model.parameters),
+            files=context.files,
         )
-        calls = await _call_model(model, request, runner, recorder, limits)
+        return await _call_model(attempts, request, runner, recorder, limits)
+
+    async def refresh() -> None:
+        nonlocal events
+        events = await recorder.history()
+
+    backoff = Backoff.of(context.agent.model.retry, limits)
+    attempts = Attempts(model, recorder, backoff, step_max_s=limits.step_max_s)
+    for step in range(count_steps(events), limits.steps_per_turn):
+        calls = await attempts.make(partial(ask, step), refresh)
         if not calls:
             return
         await recorder.flush()
         await runner.run(calls, recorder)
-        events = await recorder.history()
+        await refresh()
     raise AgentProcessingFailed(
         f"The agent has made {limits.steps_per_turn} model calls without coming to an answer."
     )
@@ -98,6 +112,11 @@ async def _call_model(
                     recorder.add(calls[-1].to_input())
                 case Usage():
                     recorder.add_usage(part)
+    except ModelInterrupted:
+        # Calls are on record, so they are made; what the model would have said after them it says
+        # when it has their outputs.
+        if not calls:
+            raise
     except ModelFailed as error:
         raise AgentProcessingFailed(str(error)) from error
     finally:

@@ -142,6 +142,8 @@ class Recorder:
 
     def drop_text(self) -> None:
         """Forget the open text: it will not be stored, at least not by this process."""
+        if self._text is not None and self._feed.text is self._text:
+            self._feed.text = None
         self._text = None
 
     def hand_on(self) -> None:
