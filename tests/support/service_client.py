@@ -208,7 +208,8 @@ class Client:
             assert (turn.first_sequence, turn.last_sequence) == (
                 (ends[0], ends[-1]) if ends else (0, 0)
             )
-            assert turn.input.input_message == wanted.input.payload.input_message
+            said = event_pb2.Event() if wanted.input.deleted else wanted.input.payload
+            assert turn.input.input_message == said.input_message
             assert turn.attempt == wanted.attempt
             used = turn.usage
             assert wanted.usage == (used.input_tokens, used.output_tokens, used.reasoning_tokens)

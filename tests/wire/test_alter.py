@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hansard.v1 import event_pb2, event_service_pb2
+from hansard.v1 import event_pb2, event_service_pb2, turn_pb2
 from tests.support.server import Running, failure
 from tests.support.talk import Talk, content, items, model, output, stored
 
@@ -90,6 +90,19 @@ async def test_deleted_event_is_a_tombstone(hansard: Running) -> None:
     seen = [await anext(source) for _ in range(5)]
     assert stored(seen)[1] == tombstone
     watch.cancel()
+
+
+async def test_nothing_keeps_the_words_of_a_deleted_input(hansard: Running) -> None:
+    talk = await Talk(hansard).begin()
+    responses = await talk.send("my secret", request_id="r")
+    turn_id = responses[-1].turn_end.turn.id
+    sent = next(e for e in await talk.events() if e.HasField("input_message"))
+    await delete(talk, sent.id)
+    turn = next(turn for turn in await talk.turns() if turn.id == turn_id)
+    assert turn.input == turn_pb2.TurnInput()
+    again = await talk.send("my secret", request_id="r")
+    assert again[-1].turn_end.turn == turn
+    assert all(b"my secret" not in response.SerializeToString() for response in again)
 
 
 async def test_watchers_are_told(hansard: Running) -> None:

@@ -149,8 +149,9 @@ class EventServiceServicer:
 
     def DeleteEvent(self, request, context):
         """Removes an event's payload for good and leaves a tombstone: id, sequence, deleted_at. A tool's
-        input and output are deleted together. AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND;
-        SESSION_BUSY for an event of an unfinished turn.
+        input and output are deleted together, and the turn of a deleted input has no `input` any more.
+        AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND; SESSION_BUSY for an event of an unfinished
+        turn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

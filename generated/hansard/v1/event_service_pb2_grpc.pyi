@@ -72,8 +72,9 @@ class EventServiceStub:
     """Puts a hidden event back. Otherwise as HideEvent."""
     DeleteEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.DeleteEventRequest, _event_service_pb2.DeleteEventResponse]
     """Removes an event's payload for good and leaves a tombstone: id, sequence, deleted_at. A tool's
-    input and output are deleted together. AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND;
-    SESSION_BUSY for an event of an unfinished turn.
+    input and output are deleted together, and the turn of a deleted input has no `input` any more.
+    AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND; SESSION_BUSY for an event of an unfinished
+    turn.
     """
 
 @_typing.type_check_only
@@ -119,8 +120,9 @@ class EventServiceAsyncStub(EventServiceStub):
     """Puts a hidden event back. Otherwise as HideEvent."""
     DeleteEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.DeleteEventRequest, _event_service_pb2.DeleteEventResponse]  # type: ignore[assignment]
     """Removes an event's payload for good and leaves a tombstone: id, sequence, deleted_at. A tool's
-    input and output are deleted together. AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND;
-    SESSION_BUSY for an event of an unfinished turn.
+    input and output are deleted together, and the turn of a deleted input has no `input` any more.
+    AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND; SESSION_BUSY for an event of an unfinished
+    turn.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -211,8 +213,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.DeleteEventResponse, _abc.Awaitable[_event_service_pb2.DeleteEventResponse]]:
         """Removes an event's payload for good and leaves a tombstone: id, sequence, deleted_at. A tool's
-        input and output are deleted together. AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND;
-        SESSION_BUSY for an event of an unfinished turn.
+        input and output are deleted together, and the turn of a deleted input has no `input` any more.
+        AGENT_NOT_FOUND, SESSION_NOT_FOUND, EVENT_NOT_FOUND; SESSION_BUSY for an event of an unfinished
+        turn.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -126,7 +126,7 @@ class Turn(_message.Message):
     """
     @_builtins.property
     def input(self) -> Global___TurnInput:
-        """What it answers."""
+        """What it answers; unset once the input's event was deleted."""
 
     @_builtins.property
     def pending_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCall]:

@@ -10,7 +10,7 @@ from hansard_server.domain.errors import EventNotFound, SessionBusy
 from hansard_server.domain.records import EventRecord, HideReason
 from hansard_server.repository.api import Alteration
 from hansard_server.repository.sql.rows import AnyRow, event_record
-from hansard_server.repository.sql.tables import events, session_heads
+from hansard_server.repository.sql.tables import events, session_heads, turns
 
 _OF_SESSION = (
     events.c.tenant == bindparam("of_tenant"),
@@ -26,6 +26,17 @@ _UPDATE = update(events).where(*_OF_SESSION, events.c.sequence == bindparam("of_
 _HIDE = _UPDATE.values(hide_reason=bindparam("reason"), alteration=bindparam("number"))
 _DELETE = _UPDATE.values(
     deleted_at=bindparam("now"), payload=b"", size_bytes=0, alteration=bindparam("number")
+)
+# The turn of a deleted input has its words, too.
+_FORGET_INPUT = (
+    update(turns)
+    .where(
+        turns.c.tenant == bindparam("of_tenant"),
+        turns.c.session_uid == bindparam("of_uid"),
+        turns.c.id == bindparam("of_turn"),
+        turns.c.input_event_id == bindparam("of_event"),
+    )
+    .values(input=b"")
 )
 _COUNT = (
     update(session_heads)
@@ -70,6 +81,14 @@ def alter_event(
         connection.execute(
             statement, [{**of_session, **values, "of_sequence": r.sequence} for r in changed]
         )
+        if alteration is Alteration.DELETE:
+            of_events = [
+                {**of_session, "of_turn": r.turn_id, "of_event": r.id}
+                for r in changed
+                if r.turn_id is not None
+            ]
+            if of_events:
+                connection.execute(_FORGET_INPUT, of_events)
         connection.execute(_COUNT, {**of_session, "number": number})
     after = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one()
     return event_record(after), [r.id for r in changed]
