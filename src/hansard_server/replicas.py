@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from hansard_server.config import ConfigurationMistake, Settings, split_listen
 from hansard_server.domain.records import SessionPulse
@@ -15,13 +16,16 @@ from hansard_server.lifecycle import cancel
 from hansard_server.peers.client import PeerClient
 from hansard_server.peers.listener import PeerListener, PeerServicer
 from hansard_server.repository.api import Change, Store
-from hansard_server.repository.sql.wake import WakeUps
 from hansard_server.stores import CannotStart, sqlite_path
 from hansard_server.turns.catch_up import CatchUp
 from hansard_server.turns.engine import TurnEngine
 from hansard_server.turns.feeds import Feeds, SessionFeed, SessionUid
 from hansard_server.turns.keeper import TurnKeeper
 from hansard_server.turns.mirrors import Mirrors
+
+# It brings PostgreSQL's driver, which SQLite's servers need not.
+if TYPE_CHECKING:
+    from hansard_server.repository.sql.wake import WakeUps
 
 _SECRET_NAME = "peers"  # noqa: S105 - its name, not the secret
 _SECRET_BYTES = 32
@@ -84,6 +88,8 @@ class Replica:
         if self._listener is None:
             return
         await self._listener.start(PeerServicer(self._secret, engine, self._feeds))
+        from hansard_server.repository.sql.wake import WakeUps  # noqa: PLC0415
+
         wake_ups = self._wake_ups = WakeUps(
             self._settings.store_url, on_hint=self.catch_up.hint, on_free=keeper.look
         )

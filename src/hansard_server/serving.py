@@ -16,8 +16,6 @@ import structlog
 import typer
 import uvloop
 
-from hansard_client import Hansard
-from hansard_client.commands.demo import Demo
 from hansard_server import telemetry
 from hansard_server.access.tenants import ADMIN_KEY_FILE
 from hansard_server.app import Server
@@ -72,10 +70,15 @@ class Conversation:
         file = settings.data_dir / ADMIN_KEY_FILE
         self._key_file = None if settings.insecure or not file.exists() else file
         key = self._key_file.read_text(encoding="ascii").strip() if self._key_file else ""
+        # A server alone needs no client.
+        from hansard_client import Hansard  # noqa: PLC0415
+
         self._hansard = Hansard(address, api_key=key)
 
     def run(self) -> None:
         """Hold it, and say where the server is."""
+        from hansard_client.commands.demo import Demo  # noqa: PLC0415
+
         typer.echo(f"Serving at {self._address}.")
         Demo(self._hansard, self._key_file).run()
         if not self._hansard.closed:
@@ -130,11 +133,12 @@ async def run(
 def _calm_collector() -> None:
     """Keep the garbage collector from walking again and again over what lasts.
 
-    With a thousand streams open it took a third of the time of each delivery.
+    With a thousand streams open it took a third of the time of each delivery. What is garbage by
+    now is some hundred objects, and looking for them would keep the first calls waiting.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+    gc.enable()
 
 
 def _tell_parent() -> None:

@@ -120,7 +120,7 @@ def _client(script: str, *arguments: str) -> Iterator[Client]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=own_environment(),
     ) as process:
         try:
             yield Client(process)
@@ -166,7 +166,7 @@ def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, *command], stderr=output, stdin=subprocess.PIPE, env=_environment()
+            [sys.executable, *command], stderr=output, stdin=subprocess.PIPE, env=own_environment()
         ) as process,
     ):
         try:
@@ -190,9 +190,10 @@ def _serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
                 if entry["event"] == "serving":
                     return entry
         assert process.poll() is None, f"the server has ended:\n{log.read_text()}"
-        time.sleep(0.02)
+        time.sleep(0.005)
     raise AssertionError(f"the server does not serve:\n{log.read_text()}")
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
+    """Return the environment in which a process imports what this one does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from jsonschema import Draft202012Validator
 
 from hansard.v1 import artifact_pb2, event_pb2
 from hansard_server.agents.api import (
@@ -351,6 +350,9 @@ def _fitting_string(text: str, max_bytes: int) -> str:
 
 def check_arguments(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> None:
     """Raise ToolError, naming what is wrong, when the arguments break the tool's schema."""
+    # Only agents with tools need it.
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
     errors = sorted(
         Draft202012Validator(schema).iter_errors(arguments),
         key=lambda error: list(map(str, error.path)),

@@ -5,8 +5,6 @@ Its history stands in `versions`, one revision for each change.
 
 from __future__ import annotations
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, inspect, select, text
 
 from hansard_server.repository.sql.engine import writing
@@ -37,6 +35,10 @@ def migrate(engine: Engine) -> None:
             _check_major(version)
             if version >= (SCHEMA_MAJOR, SCHEMA_MINOR):
                 return
+        # A third of a second, which a database that has its schema need not wait for.
+        from alembic import command  # noqa: PLC0415
+        from alembic.config import Config  # noqa: PLC0415
+
         config = Config()
         config.set_main_option("script_location", "hansard_server.repository.sql:migrations")
         config.attributes["connection"] = connection
