@@ -208,7 +208,12 @@ class Server:
         self._run("sweeper", sweeper.run())
         blobs = await _open_blobs(settings)
         artifact_sweep = ArtifactSweep(
-            store, blobs, interval_s=settings.sweep_interval_s, clock=self._clock
+            store,
+            blobs,
+            interval_s=settings.artifact_sweep_interval_s,
+            grace_s=settings.artifact_grace_s,
+            upload_max_s=settings.upload_max_s,
+            clock=self._clock,
         )
         self._run("artifact_sweep", artifact_sweep.run())
         feeds = Feeds()
@@ -397,7 +402,9 @@ def _servicers(parts: Parts) -> list[Service]:
     inputs = Inputs(store, parts.feeds, parts.readers, parts.engine, settings.limits)
     queries = Queries(store, parts.feeds, parts.readers, tokens)
     artifacts = Artifacts(store, parts.blobs, tokens, clock=parts.clock)
-    uploader = Uploader(store, parts.blobs, settings.limits, clock=parts.clock)
+    uploader = Uploader(
+        store, parts.blobs, settings.limits, clock=parts.clock, max_s=settings.upload_max_s
+    )
     api_keys = ApiKeys(
         store,
         tokens=parts.key_tokens,

@@ -163,6 +163,27 @@ class Settings(BaseSettings):
         ge=0.01,
         le=86_400,
     )
+    artifact_sweep_interval_s: float = _setting(
+        300.0,
+        "How often expired artifacts are deleted, and bytes looked for that nobody refers to.",
+        unit="s",
+        ge=0.01,
+        le=86_400,
+    )
+    artifact_grace_s: float = _setting(
+        3_600.0,
+        "How long bytes are kept to which no artifact refers any more.",
+        unit="s",
+        ge=0.01,
+        le=2_592_000,
+    )
+    upload_max_s: float = _setting(
+        3_600.0,
+        "Longest upload. The bytes of one whose server was killed are looked at after this time.",
+        unit="s",
+        ge=0.1,
+        le=86_400,
+    )
     keep_deleted_s: float = _setting(
         86_400.0,
         "How long the request ids of deleted agents and sessions are remembered.",

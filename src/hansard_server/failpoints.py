@@ -29,6 +29,7 @@ NAMES = frozenset(
         "fork.copied",
         "artifact.stored",
         "artifact.recorded",
+        "blobs.settled",
     }
 )
 

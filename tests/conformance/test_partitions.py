@@ -35,6 +35,8 @@ OVER_ALL = {
     "find_expired_turns",
     "find_idle_queues",
     "next_lease_end_s",
+    # Which bytes any session of a tenant refers to.
+    "scan_blobs",
     # Of all turns that a process runs.
     "renew_leases",
     # Joined with the heads of as many sessions as the page has.

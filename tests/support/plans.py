@@ -140,6 +140,9 @@ CASES = {
     "scan_artifacts": Case(
         lambda tx: tx.scan_artifacts(*HERE, BY_CREATION), ("artifacts_by_creation",)
     ),
+    "scan_blobs": Case(
+        lambda tx: tx.scan_blobs((TENANT, "blob-3"), 10), ("blobs", "artifacts_by_blob")
+    ),
     "total_artifacts": Case(lambda tx: tx.total_artifacts(*HERE), ("session_heads",)),
 }
 OF_PASSAGES = ("passages", "documents")
@@ -222,6 +225,11 @@ FILL = (
         "sha256, description, metadata, source, blob_key, created_at, updated_at) {numbers} "
         "SELECT 'tenant-1', 'session-' || (i % 10), 'art_' || i, '', '', 0, '', '', '', 1, "
         "'blob-' || i, i, i FROM n"
+    ),
+    (
+        "INSERT INTO blobs (tenant, key, shared_as, unreferenced_since, created_at) {numbers} "
+        "SELECT 'tenant-1', 'blob-' || i, CASE WHEN i % 9 > 0 THEN 'digest-' || i END, "
+        "CASE WHEN i % 9 = 0 THEN i END, i FROM n"
     ),
     (
         "INSERT INTO api_keys (tenant, id, name, secret_sha256, created_at, request_id, "
@@ -422,7 +430,13 @@ def access(tx: SqlWriteTx) -> None:
 
 def sweeps(tx: SqlWriteTx) -> None:
     tx.find_expired_artifacts(9, 10)
-    tx.find_unreferenced_blobs(TENANT, ["blob-1", "blob-2"])
+    tx.find_unknown_blobs(TENANT, ["blob-1", "blob-2"])
+    tx.adopt_blobs(TENANT, ["new-1", "blob-1"], 9)
+    run(
+        tx,
+        "UPDATE artifacts SET blob_key = 'none' WHERE blob_key IN ('blob-1', 'blob-9')",
+    )
+    tx.settle_blobs([(TENANT, f"blob-{n}") for n in (1, 2, 9, 18)], 99, before_us=50)
     tx.find_owned_turns("me", 10)
 
 
@@ -560,7 +574,7 @@ CALLS: dict[str, Call] = {
 
 
 def _new_artifact() -> Any:
-    return replace(records.artifact(1), session_uid="session-12", id="art_new")
+    return replace(records.artifact(1), session_uid="session-12", id="art_new", blob_key="new")
 
 
 def _forked_turns() -> Iterator[ForkedTurn]:

@@ -20,6 +20,7 @@ from hansard_server.domain.records import (
     TurnStatus,
 )
 from hansard_server.repository.api import Store, WriteTx
+from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.rows import artifact_values, event_values, turn_values
 from hansard_server.repository.sql.tables import (
     artifacts,
@@ -107,7 +108,7 @@ def artifact(number: int, **changes: Any) -> ArtifactRecord:
         filename=f"{number}.txt",
         mime_type="text/plain",
         size_bytes=100,
-        sha256=b"\x09" * 32,
+        sha256=number.to_bytes(32),
         description="",
         metadata=b"",
         ttl_days=None,
@@ -164,7 +165,8 @@ async def with_artifacts(store: Store, records: Sequence[ArtifactRecord]) -> Non
     """Write artifacts as they are, and the head's totals."""
 
     def decide(tx: WriteTx) -> None:
-        _connection(tx).execute(insert(artifacts), [artifact_values(a) for a in records])
+        stored = share_blobs(_connection(tx), records)
+        _connection(tx).execute(insert(artifacts), [artifact_values(a) for a in stored])
         total = sum(record.size_bytes for record in records)
         set_head(tx, SESSION.uid, artifact_files=len(records), artifact_bytes=total)
 

@@ -33,7 +33,7 @@ from hansard_server.domain.records import (
     EventType,
 )
 from hansard_server.failpoints import hit
-from hansard_server.repository.api import Store
+from hansard_server.repository.api import ReadTx, Store
 from hansard_server.repository.commands import (
     AppendDrafts,
     Appended,
@@ -76,7 +76,7 @@ class Uploader:
         clock: Clock = now_us,
         max_s: float = UPLOAD_MAX_S,
     ) -> None:
-        """Make one for all calls; `max_s` must be less than the grace time of the sweep."""
+        """Make one for all calls; the sweep must know of `max_s`."""
         self._store = store
         self._blobs = blobs
         self._limits = limits
@@ -141,9 +141,15 @@ class Uploader:
         )
         appended = await self._submit(command, received)
         event_id = appended.events[0][0]
-        event = await self._store.read(
-            lambda tx: tx.get_event(session.tenant, appended.session_uid, event_id)
-        )
+        uid, ids = appended.session_uid, [artifact.id for artifact in artifacts]
+
+        def read(tx: ReadTx) -> tuple[EventRecord, dict[str, ArtifactRecord]]:
+            event = tx.get_event(session.tenant, uid, event_id)
+            return event, tx.get_artifacts(session.tenant, uid, ids)
+
+        event, stored = await self._store.read(read)
+        if event_id == draft.id:
+            self._remove_spare(session.tenant, artifacts, stored)
         return Uploaded(event, session.agent_key, session.session_key)
 
     async def _submit(self, command: AppendDrafts, received: _Received) -> Appended:
@@ -163,14 +169,31 @@ class Uploader:
             received.blob_keys = keys
         return appended
 
+    def _remove_spare(
+        self,
+        tenant: str,
+        artifacts: tuple[ArtifactRecord, ...],
+        stored: dict[str, ArtifactRecord],
+    ) -> None:
+        """Have bytes removed whose artifacts share others'; nobody waits for it, or could tell."""
+        spare = [
+            artifact.blob_key
+            for artifact in artifacts
+            if artifact.id in stored and stored[artifact.id].blob_key != artifact.blob_key
+        ]
+        if spare:
+            self._removal(tenant, spare)
+
     async def _remove(self, tenant: str, keys: list[str]) -> None:
-        if not keys:
-            return
+        if keys:
+            await asyncio.shield(self._removal(tenant, keys))
+
+    def _removal(self, tenant: str, keys: list[str]) -> asyncio.Task[None]:
         # A caller that goes away must not leave bytes behind: the removal is no part of its call.
         removal = asyncio.create_task(self._remove_quietly(tenant, tuple(keys)))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
-        await asyncio.shield(removal)
+        return removal
 
     async def _remove_quietly(self, tenant: str, keys: tuple[str, ...]) -> None:
         try:

@@ -28,6 +28,7 @@ from hansard_server.domain.records import (
     Usage,
 )
 from hansard_server.repository.access import AccessReads, AccessWrites
+from hansard_server.repository.blobs import BlobReads, BlobWrites
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
@@ -153,7 +154,7 @@ class Alteration(Enum):
     DELETE = "delete"
 
 
-class ReadTx(AccessReads, CorpusReads, Protocol):
+class ReadTx(AccessReads, BlobReads, CorpusReads, Protocol):
     """Reads, all of one moment."""
 
     # Agents ---------------------------------------------------------------------------------------
@@ -318,16 +319,12 @@ class ReadTx(AccessReads, CorpusReads, Protocol):
         """Return (tenant, session uid, id) of artifacts whose time has run out, of every tenant."""
         ...
 
-    def find_unreferenced_blobs(self, tenant: str, blob_keys: Sequence[str]) -> set[str]:
-        """Return those of the blobs that no artifact of the tenant refers to."""
-        ...
-
     def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
         """Return how many files the session has, and their bytes together."""
         ...
 
 
-class WriteTx(ReadTx, AccessWrites, CorpusWrites, RateWrites, Protocol):
+class WriteTx(ReadTx, AccessWrites, BlobWrites, CorpusWrites, RateWrites, Protocol):
     """Reads and writes, committed together. A decision that raises leaves nothing."""
 
     def insert_agent(self, agent: AgentRecord, claim: Claim | None) -> None:

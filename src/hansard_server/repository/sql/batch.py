@@ -42,6 +42,7 @@ from hansard_server.repository.commands import (
 )
 from hansard_server.repository.sql import batch_statements as statements
 from hansard_server.repository.sql import decisions
+from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.rows import (
@@ -263,9 +264,10 @@ class Batch:
                 if id_ not in s.new_turns
             ],
         )
-        artifacts = [artifact for s in states for artifact in s.new_artifacts]
-        self._execute(statements.INSERT_ARTIFACTS, [artifact_values(a) for a in artifacts])
         self._execute(statements.UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
+        # Last, since the blobs are locked from here on, and other sessions may want the same.
+        made = share_blobs(self.connection, [a for s in states for a in s.new_artifacts])
+        self._execute(statements.INSERT_ARTIFACTS, [artifact_values(a) for a in made])
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
         if rows:

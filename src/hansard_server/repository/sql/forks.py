@@ -36,6 +36,7 @@ from hansard_server.repository.forks import (
     SourceChanged,
 )
 from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.blobs import lock_blobs_of_artifacts
 from hansard_server.repository.sql.engine import database_now_us, lock_for_update
 from hansard_server.repository.sql.keysets import encode_keys, key_part, key_rows
 from hansard_server.repository.sql.rows import event_values, turn_record, turn_values
@@ -344,6 +345,7 @@ def copy_artifacts(connection: Connection, fork: ForkRef, ids: Collection[str]) 
     Raises SourceChanged.
     """
     _renew(connection, fork)
+    lock_blobs_of_artifacts(connection, fork.tenant, fork.source_uid, ids)
     keys = [(id_,) for id_ in ids]
     rows = connection.execute(_COPY_ARTIFACTS, _values(fork, keys)).all()
     if len(rows) != len(keys):

@@ -39,6 +39,7 @@ from hansard_server.repository.commands import SessionName
 from hansard_server.repository.forks import ForkPlan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.access import AGENTS_BY_UID, SqlAccessReads
+from hansard_server.repository.sql.blobs import SqlBlobReads
 from hansard_server.repository.sql.corpora import SqlCorpusReads
 from hansard_server.repository.sql.event_reads import read_event_page
 from hansard_server.repository.sql.forks import plan_fork
@@ -58,7 +59,7 @@ from hansard_server.repository.sql.tables import agents, artifacts, sessions
 from hansard_server.repository.sql.turn_reads import read_turn_page
 
 
-class SqlReadTx(SqlAccessReads, SqlCorpusReads):
+class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     """A ReadTx (see repository.api) on a connection whose transaction others begin and end."""
 
     def __init__(self, connection: Connection) -> None:
@@ -318,11 +319,6 @@ class SqlReadTx(SqlAccessReads, SqlCorpusReads):
         """Return (tenant, session uid, id) of artifacts whose time has run out, of every tenant."""
         rows = self._all(statements.EXPIRED_ARTIFACTS, now=now_us, limit=limit)
         return [(row.tenant, row.session_uid, row.id) for row in rows]
-
-    def find_unreferenced_blobs(self, tenant: str, blob_keys: Sequence[str]) -> set[str]:
-        """Return those of the blobs that no artifact of the tenant refers to."""
-        rows = self._all(statements.REFERENCED_BLOBS, tenant=tenant, blob_keys=list(blob_keys))
-        return set(blob_keys) - {row.blob_key for row in rows}
 
     def total_artifacts(self, tenant: str, session_uid: str) -> ArtifactTotals:
         """Return how many files the session has, and their bytes together."""

@@ -342,14 +342,6 @@ EXPIRED_ARTIFACTS = (
     .order_by(artifacts.c.expire_at)
     .limit(bindparam("limit"))
 )
-REFERENCED_BLOBS = (
-    select(artifacts.c.blob_key)
-    .distinct()
-    .where(
-        artifacts.c.tenant == _TENANT,
-        artifacts.c.blob_key.in_(bindparam("blob_keys", expanding=True)),
-    )
-)
 ARTIFACT_TOTALS = select(session_heads.c.artifact_files, session_heads.c.artifact_bytes).where(
     session_heads.c.tenant == _TENANT, session_heads.c.session_uid == _SESSION
 )

@@ -318,6 +318,19 @@ Index(
 )
 Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
 
+# Bytes in the object store. `shared_as` is the SHA-256, in hexadecimal, under which new artifacts
+# refer to them; NULL: none does any more. `unreferenced_since`: the sweep's mark.
+blobs = Table(
+    "blobs",
+    metadata,
+    _tenant(),
+    Column("key", String(128), primary_key=True),
+    Column("shared_as", String(64)),
+    Column("unreferenced_since", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+)
+Index("blobs_shared", blobs.c.tenant, blobs.c.shared_as, unique=True)
+
 tenants = Table(
     "tenants",
     metadata,
@@ -545,4 +558,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 5
+SCHEMA_MINOR = 6

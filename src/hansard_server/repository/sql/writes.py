@@ -28,6 +28,7 @@ from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql import forks, statements
 from hansard_server.repository.sql.access import SqlAccessWrites
 from hansard_server.repository.sql.alterations import alter_event
+from hansard_server.repository.sql.blobs import SqlBlobWrites
 from hansard_server.repository.sql.corpora import SqlCorpusWrites
 from hansard_server.repository.sql.corpus_purge import purge_corpora
 from hansard_server.repository.sql.deletion import hide_session
@@ -101,7 +102,7 @@ _RENEW_LEASES = (
 )
 
 
-class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlCorpusWrites, SqlRateWrites):
+class SqlWriteTx(SqlReadTx, SqlAccessWrites, SqlBlobWrites, SqlCorpusWrites, SqlRateWrites):
     """A WriteTx (see repository.api) on a connection whose transaction others begin and end.
 
     `changes` is what watchers are told after the commit.
