@@ -399,7 +399,9 @@ def _servicers(parts: Parts) -> list[Service]:
         make_fork=parts.forks.make,
         clock=parts.clock,
     )
-    inputs = Inputs(store, parts.feeds, parts.readers, parts.engine, settings.limits)
+    inputs = Inputs(
+        store, parts.feeds, parts.readers, parts.engine, settings.limits, clock=parts.clock
+    )
     queries = Queries(store, parts.feeds, parts.readers, tokens)
     artifacts = Artifacts(store, parts.blobs, tokens, clock=parts.clock)
     uploader = Uploader(

@@ -32,6 +32,7 @@ from hansard.v1 import (
 )
 from hansard_server.app import Server
 from hansard_server.config import Settings, load
+from hansard_server.domain.clock import Clock, now_us
 from tests.support.invariants import check_store
 
 T = TypeVar("T")
@@ -144,9 +145,9 @@ def make_settings(folder: Path, store_url: str = "", **changes: object) -> Setti
 
 
 @asynccontextmanager
-async def running_server(settings: Settings) -> AsyncIterator[Running]:
+async def running_server(settings: Settings, clock: Clock = now_us) -> AsyncIterator[Running]:
     """Give a server that runs in this process until the context ends."""
-    server = await Server.start(settings)
+    server = await Server.start(settings, clock=clock)
     try:
         async with open_channel(server.address) as channel:
             yield Running(server, channel)

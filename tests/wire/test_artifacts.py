@@ -311,3 +311,47 @@ async def test_files_beyond_the_quota_are_a_tools_error(
         assert [output.error for output in outputs] == [False, True]
         assert "1" in outputs[1].tool_output_json
         assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
+
+
+async def until(kept: Kept, count: int) -> None:
+    """Return when so many files with bytes are left."""
+    while len(kept.names()) != count:  # noqa: ASYNC110 - what is waited for are files that go
+        await asyncio.sleep(0.01)
+
+
+async def test_equal_bytes_are_stored_once(hansard: Running, kept: Kept) -> None:
+    """Within one call, between calls, sessions and agents; each artifact is one of its own."""
+    talk = await Talk(hansard).begin()
+    other = await Talk(hansard, "another", "s").begin()
+    first = await upload(talk, start(talk), header("a"), *chunks(), header("b"), *chunks())
+    await until(kept, 1)
+    again = await upload(other, start(other), header("c", checksum_sha256=DIGEST), *chunks())
+    await until(kept, 1)
+    named = [*first.artifact_upload.artifacts, *again.artifact_upload.artifacts]
+    assert len({artifact.artifact_id for artifact in named}) == 3
+    for talker, artifact in zip((talk, talk, other), named, strict=True):
+        assert artifact.size_bytes == len(DATA)
+        assert (await download(talker, artifact.artifact_id))[1] == DATA
+    delete = artifact_service_pb2.DeleteArtifactRequest
+    for artifact in first.artifact_upload.artifacts:
+        await hansard.artifacts.DeleteArtifact(
+            delete(artifact_id=artifact.artifact_id, **talk.keys)
+        )
+    assert (await download(other, named[2].artifact_id))[1] == DATA
+
+
+async def test_fork_shares_the_bytes(hansard: Running, kept: Kept) -> None:
+    talk = await Talk(hansard).begin()
+    event = await upload(talk, start(talk), header(), *chunks())
+    artifact_id = event.artifact_upload.artifacts[0].artifact_id
+    fork = session_service_pb2.CreateSessionRequest(
+        agent_key=talk.keys["agent_key"],
+        key="fork",
+        name="F",
+        from_session={"session_key": talk.keys["session_key"]},
+    )
+    await hansard.sessions.CreateSession(fork)
+    await hansard.sessions.DeleteSession(session_service_pb2.DeleteSessionRequest(**talk.keys))
+    assert len(kept.names()) == 1
+    forked = talk.another("fork")
+    assert (await download(forked, artifact_id, offset=7))[1] == DATA[7:]

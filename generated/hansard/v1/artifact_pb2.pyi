@@ -79,7 +79,13 @@ class Artifact(_message.Message):
     description: _builtins.str
     """What it is, in the uploader's words."""
     ttl_days: _builtins.int
-    """It is deleted so many days after its upload; unset: it lasts as long as the session."""
+    """It is deleted so many days of 24 hours after created_at; unset: it lasts as long as the session.
+    From that moment GetArtifact, DownloadArtifact and DeleteArtifact answer ARTIFACT_NOT_FOUND,
+    ListArtifacts leaves it out, and nothing that is sent may mention it. Events that mention it
+    stay as they are, its artifact_upload among them. Until the server's next look (its setting
+    artifact_sweep_interval_s) it counts among the session's files. In a fork it ends when the
+    original does.
+    """
     source: Global___ArtifactSource.ValueType
     """Who made it."""
     @_builtins.property

@@ -116,7 +116,9 @@ class UploadHeader(_message.Message):
     description: _builtins.str
     """What it is: at most 4,096 characters."""
     ttl_days: _builtins.int
-    """The artifact is deleted after so many days; unset: it lasts as long as the session."""
+    """The artifact is deleted after so many days; unset: it lasts as long as the session. See
+    Artifact.ttl_days.
+    """
     size_bytes: _builtins.int
     """How many bytes follow, when it is known: checked (CHECKSUM_MISMATCH)."""
     checksum_sha256: _builtins.str

@@ -73,6 +73,7 @@ class ArtifactServiceServicer:
         become one artifact_upload event, which is the answer, or none do; a broken stream leaves nothing
         behind. AGENT_NOT_FOUND, SESSION_NOT_FOUND, AGENT_DISABLED, SESSION_DISABLED, CHECKSUM_MISMATCH,
         PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, REQUEST_ID_REUSED. A running turn does not stand in the way.
+        Equal bytes may be stored once inside a tenant; nothing that a caller sees tells of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +104,8 @@ class ArtifactServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteArtifact(self, request, context):
-        """Deletes an artifact; the events that mention it stay. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
+        """Deletes an artifact; the events that mention it stay. Its bytes are removed later, when nothing
+        refers to them. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
         ARTIFACT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

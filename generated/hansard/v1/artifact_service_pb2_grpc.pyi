@@ -40,6 +40,7 @@ class ArtifactServiceStub:
     become one artifact_upload event, which is the answer, or none do; a broken stream leaves nothing
     behind. AGENT_NOT_FOUND, SESSION_NOT_FOUND, AGENT_DISABLED, SESSION_DISABLED, CHECKSUM_MISMATCH,
     PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, REQUEST_ID_REUSED. A running turn does not stand in the way.
+    Equal bytes may be stored once inside a tenant; nothing that a caller sees tells of it.
     """
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_pb2.Artifact]
     """Gets an artifact, without its bytes. AGENT_NOT_FOUND, SESSION_NOT_FOUND, ARTIFACT_NOT_FOUND."""
@@ -53,7 +54,8 @@ class ArtifactServiceStub:
     end.
     """
     DeleteArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.DeleteArtifactRequest, _artifact_service_pb2.DeleteArtifactResponse]
-    """Deletes an artifact; the events that mention it stay. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
+    """Deletes an artifact; the events that mention it stay. Its bytes are removed later, when nothing
+    refers to them. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
     ARTIFACT_NOT_FOUND.
     """
 
@@ -67,6 +69,7 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     become one artifact_upload event, which is the answer, or none do; a broken stream leaves nothing
     behind. AGENT_NOT_FOUND, SESSION_NOT_FOUND, AGENT_DISABLED, SESSION_DISABLED, CHECKSUM_MISMATCH,
     PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, REQUEST_ID_REUSED. A running turn does not stand in the way.
+    Equal bytes may be stored once inside a tenant; nothing that a caller sees tells of it.
     """
     GetArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_pb2.Artifact]  # type: ignore[assignment]
     """Gets an artifact, without its bytes. AGENT_NOT_FOUND, SESSION_NOT_FOUND, ARTIFACT_NOT_FOUND."""
@@ -80,7 +83,8 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     end.
     """
     DeleteArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.DeleteArtifactRequest, _artifact_service_pb2.DeleteArtifactResponse]  # type: ignore[assignment]
-    """Deletes an artifact; the events that mention it stay. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
+    """Deletes an artifact; the events that mention it stay. Its bytes are removed later, when nothing
+    refers to them. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
     ARTIFACT_NOT_FOUND.
     """
 
@@ -97,6 +101,7 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         become one artifact_upload event, which is the answer, or none do; a broken stream leaves nothing
         behind. AGENT_NOT_FOUND, SESSION_NOT_FOUND, AGENT_DISABLED, SESSION_DISABLED, CHECKSUM_MISMATCH,
         PAYLOAD_TOO_LARGE, QUOTA_EXCEEDED, REQUEST_ID_REUSED. A running turn does not stand in the way.
+        Equal bytes may be stored once inside a tenant; nothing that a caller sees tells of it.
         """
 
     @_abc_1.abstractmethod
@@ -134,7 +139,8 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.DeleteArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.DeleteArtifactResponse, _abc.Awaitable[_artifact_service_pb2.DeleteArtifactResponse]]:
-        """Deletes an artifact; the events that mention it stay. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
+        """Deletes an artifact; the events that mention it stay. Its bytes are removed later, when nothing
+        refers to them. AGENT_NOT_FOUND, SESSION_NOT_FOUND,
         ARTIFACT_NOT_FOUND.
         """
 

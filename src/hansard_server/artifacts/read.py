@@ -77,7 +77,7 @@ class Artifacts:
                 scan,
                 position=lambda record: Position(record.created_at_us, record.id),
                 size=_size,
-                matches=lambda record: not _expired(record, now),
+                matches=lambda record: not record.has_expired(now),
             )
 
         found = await self._store.read(find)
@@ -119,7 +119,7 @@ class Artifacts:
 
         def decide(tx: WriteTx) -> None:
             uid = tx.resolve_session(_session(tenant, request)).uid
-            tx.delete_artifact(tenant, uid, request.artifact_id)
+            refuse_expired(tx.delete_artifact(tenant, uid, request.artifact_id), self._clock())
 
         await self._store.write(decide)
 
@@ -133,14 +133,14 @@ class Artifacts:
 
 def refuse_expired(record: ArtifactRecord, now_us: int) -> ArtifactRecord:
     """Return the record. Raises ArtifactNotFound when its time has run out."""
-    if _expired(record, now_us):
+    if record.has_expired(now_us):
         raise ArtifactNotFound("There is no such artifact in the session.")
     return record
 
 
 def without_expired(records: Sequence[ArtifactRecord], now_us: int) -> Sequence[ArtifactRecord]:
     """Return the records whose time has not run out."""
-    return [record for record in records if not _expired(record, now_us)]
+    return [record for record in records if not record.has_expired(now_us)]
 
 
 async def read_bytes(
@@ -162,10 +162,6 @@ async def read_bytes(
 
 def _session(tenant: str, request: Named) -> SessionName:
     return SessionName(tenant=tenant, agent_key=request.agent_key, session_key=request.session_key)
-
-
-def _expired(record: ArtifactRecord, now_us: int) -> bool:
-    return record.expire_at_us is not None and record.expire_at_us <= now_us
 
 
 def _size(record: ArtifactRecord) -> int:

@@ -270,3 +270,7 @@ class ArtifactRecord:
     created_at_us: int
     updated_at_us: int
     expire_at_us: int | None = None
+
+    def has_expired(self, now_us: int) -> bool:
+        """Tell whether its time has run out: it is gone, whether or not its row is."""
+        return self.expire_at_us is not None and self.expire_at_us <= now_us

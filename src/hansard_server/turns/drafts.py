@@ -38,9 +38,9 @@ _Text = tuple[str, str]
 
 
 async def fill_references(
-    store: Store, session: tuple[str, str], references: Sequence[Reference]
+    store: Store, session: tuple[str, str], references: Sequence[Reference], now_us: int
 ) -> None:
-    """Write filename, type and size into references, from the session's artifacts.
+    """Write filename, type and size into references, from the session's artifacts at this time.
 
     Raises ArtifactNotFound naming the field.
     """
@@ -50,7 +50,7 @@ async def fill_references(
     artifacts = await store.read(lambda tx: tx.get_artifacts(*session, ids))
     for path, reference in references:
         artifact = artifacts.get(reference.artifact_id)
-        if artifact is None:
+        if artifact is None or artifact.has_expired(now_us):
             raise ArtifactNotFound.of_field(
                 f"{path}.artifact_id", f"there is no artifact {reference.artifact_id!r}"
             )

@@ -8,6 +8,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 
 from hansard.v1 import event_pb2, event_service_pb2, turn_pb2, turn_service_pb2
+from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.errors import ArtifactNotFound, DomainError, Unimplemented
 from hansard_server.domain.keys import make_event_id, make_turn_id
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS, Limits
@@ -58,7 +59,14 @@ class Inputs:
     """Takes what callers send to sessions."""
 
     def __init__(
-        self, store: Store, feeds: Feeds, readers: Readers, engine: TurnEngine, limits: Limits
+        self,
+        store: Store,
+        feeds: Feeds,
+        readers: Readers,
+        engine: TurnEngine,
+        limits: Limits,
+        *,
+        clock: Clock = now_us,
     ) -> None:
         """Write to `store`, run turns by `engine`, follow them by `readers`."""
         self._store = store
@@ -66,6 +74,7 @@ class Inputs:
         self._readers = readers
         self._engine = engine
         self._limits = limits
+        self._clock = clock
 
     async def send(
         self, tenant: str, request: SendRequest
@@ -232,7 +241,9 @@ class Inputs:
         session = await self._store.read(lambda tx: tx.resolve_session(name))
         bound = replace(name, uid=session.uid)
         try:
-            await fill_references(self._store, (session.tenant, session.uid), references)
+            await fill_references(
+                self._store, (session.tenant, session.uid), references, self._clock()
+            )
         except ArtifactNotFound as fault:
             return bound, fault
         return bound, None

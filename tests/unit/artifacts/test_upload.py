@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +27,9 @@ from hansard_server.domain.errors import (
     StoreUnavailable,
 )
 from hansard_server.domain.records import ArtifactRecord
-from hansard_server.repository.api import ArtifactTotals, EventScan
+from hansard_server.repository.api import ArtifactTotals, EventScan, WriteTx
 from tests.support.artifacts import Part, World, chunks, header, named, sha256, start, stream
-from tests.support.records import SESSION, TENANT
+from tests.support.records import AGENT, SESSION, TENANT
 
 
 async def record_of(world: World, artifact_id: str) -> ArtifactRecord:
@@ -284,3 +285,40 @@ async def test_upload_that_is_cancelled_while_its_bytes_are_stored_leaves_nothin
         await uploading
     await was_stored.wait()
     await nothing_is_left(world)
+
+
+async def test_nobody_waits_for_the_removal_of_bytes_that_were_there_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So how long an upload takes does not tell whether its bytes were there."""
+    uploader = Uploader(world.store, world.blobs, world.limits)
+    parts = (start(), header(), *chunks(b"hello"))
+    await uploader.upload(TENANT, stream(parts))
+    remove, go_on, removed = world.blobs.delete, asyncio.Event(), asyncio.Event()
+
+    async def remove_late(tenant: str, keys: Sequence[str]) -> None:
+        await go_on.wait()
+        await remove(tenant, keys)
+        removed.set()
+
+    monkeypatch.setattr(world.blobs, "delete", remove_late)
+    await uploader.upload(TENANT, stream(parts))
+    assert len(world.on_disk()) == 2
+    go_on.set()
+    await removed.wait()
+    assert len(world.on_disk()) == 1
+
+
+async def test_bytes_of_another_tenant_are_not_shared(world: World) -> None:
+    def decide(tx: WriteTx) -> None:
+        tx.insert_agent(replace(AGENT, tenant="other"), None)
+        tx.insert_session(replace(SESSION, tenant="other"), None)
+
+    await world.store.write(decide)
+    parts = (start(), header(), *chunks(b"hello"))
+    uploader = Uploader(world.store, world.blobs, world.limits)
+    for tenant in (TENANT, "other", "other"):
+        await uploader.upload(tenant, stream(parts))
+    while len(world.on_disk()) > 2:  # noqa: ASYNC110 - what is waited for are files that go
+        await asyncio.sleep(0.01)
+    assert {path.relative_to(world.root).parts[0] for path in world.on_disk()} == {TENANT, "other"}
