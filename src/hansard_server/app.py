@@ -46,9 +46,11 @@ from hansard_server.access.key_cache import KeyCache
 from hansard_server.access.rates import LocalPermits, PermitSource, RateLimiter, StoredPermits
 from hansard_server.access.tenants import BadKeyFile, make_default_tenant, token_secret
 from hansard_server.agents.configuration import check_agent
+from hansard_server.agents.connections import BadConnections, Connections, Outside, load_connections
 from hansard_server.agents.limits import AgentLimits
-from hansard_server.agents.loop import run_agent
 from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.outgoing import BadAddress, parse_rules
+from hansard_server.agents.running import AgentRunner
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.artifacts.blobs import Blobs
@@ -138,6 +140,7 @@ class Parts:
     forks: Forks
     corpora: Corpora
     corpus_search: CorpusSearch
+    outside: Outside
     sweeper: Sweeper
     keys: KeyCache
     key_tokens: Tokens
@@ -207,15 +210,7 @@ class Server:
         )
         self._run("sweeper", sweeper.run())
         blobs = await _open_blobs(settings)
-        artifact_sweep = ArtifactSweep(
-            store,
-            blobs,
-            interval_s=settings.artifact_sweep_interval_s,
-            grace_s=settings.artifact_grace_s,
-            upload_max_s=settings.upload_max_s,
-            clock=self._clock,
-        )
-        self._run("artifact_sweep", artifact_sweep.run())
+        self._run("artifact_sweep", self._artifact_sweep(store, blobs).run())
         feeds = Feeds()
         replica = await Replica.open(settings, store, feeds)
         closers.add("replica", replica.close)
@@ -227,8 +222,8 @@ class Server:
             lambda tenant: TenantCorpora(tenant, corpora, corpus_search),
             clock=self._clock,
         )
-        models = self._open_models()
-        engine = _engine(settings, store, feeds, contexts, replica, models)
+        runner = await self._open_runner()
+        engine = _engine(settings, store, feeds, contexts, replica, runner)
         self._tell(store, feeds.on_change, engine.on_change)
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
@@ -245,10 +240,11 @@ class Server:
             feeds=feeds,
             readers=Readers(store, feeds, replica.mirrors),
             engine=engine,
-            models=models,
+            models=runner.models,
             forks=await self._open_forks(store, alone=alone),
             corpora=corpora,
             corpus_search=corpus_search,
+            outside=runner.outside,
             sweeper=sweeper,
             keys=keys,
             key_tokens=key_tokens,
@@ -280,6 +276,33 @@ class Server:
             http=self.http_address,
             services=[service.name for service in services],
         )
+
+    def _artifact_sweep(self, store: Store, blobs: Blobs) -> ArtifactSweep:
+        settings = self._settings
+        return ArtifactSweep(
+            store,
+            blobs,
+            interval_s=settings.artifact_sweep_interval_s,
+            grace_s=settings.artifact_grace_s,
+            upload_max_s=settings.upload_max_s,
+            clock=self._clock,
+        )
+
+    async def _open_runner(self) -> AgentRunner:
+        settings = self._settings
+        runner = AgentRunner(
+            models=self._open_models(),
+            tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
+            outside=await asyncio.to_thread(_open_outside, settings),
+            limits=AgentLimits(
+                event_max_bytes=settings.event_max_bytes,
+                steps_per_turn=settings.turn_max_steps,
+                step_max_s=settings.model_step_max_s,
+                model_retries=settings.model_max_retries,
+            ),
+        )
+        self._closers.add("agents", runner.close)
+        return runner
 
     def _tell(self, store: Store, *listeners: Callable[[Change], None]) -> None:
         listening = ExitStack()
@@ -388,7 +411,9 @@ def _servicers(parts: Parts) -> list[Service]:
         store,
         limits=settings.limits,
         tokens=tokens,
-        check_configuration=partial(check_agent, models=parts.models, check_filter=check_filter),
+        check_configuration=partial(
+            check_agent, models=parts.models, check_filter=check_filter, outside=parts.outside
+        ),
         on_delete=parts.sweeper.wake,
         clock=parts.clock,
     )
@@ -471,33 +496,33 @@ def _files_of(
     return open_files
 
 
+def _open_outside(settings: Settings) -> Outside:
+    try:
+        known = load_connections(settings.connections) if settings.connections else Connections()
+        rules = parse_rules(settings.outgoing_allow)
+    except BadConnections as error:
+        raise ConfigurationMistake(f"connections: {error}") from None
+    except BadAddress as error:
+        raise ConfigurationMistake(f"outgoing_allow: {error}") from None
+    return Outside.of(known, rules)
+
+
 def _engine(
     settings: Settings,
     store: Store,
     feeds: Feeds,
     contexts: ContextLoader,
     replica: Replica,
-    models: ModelCatalog,
+    runner: AgentRunner,
 ) -> TurnEngine:
-    limits = AgentLimits(
-        event_max_bytes=settings.event_max_bytes,
-        steps_per_turn=settings.turn_max_steps,
-        step_max_s=settings.model_step_max_s,
-        model_retries=settings.model_max_retries,
-    )
     return TurnEngine(
         store,
         feeds,
-        run_agent=partial(
-            run_agent,
-            models=models,
-            tools=ToolCatalog(*BUILT_IN_TOOLS.values()),
-            limits=limits,
-        ),
+        run_agent=runner.run,
         load_context=contexts.load,
         settings=EngineSettings(
             lease_s=settings.lease_s,
-            text_max_bytes=limits.text_max_bytes,
+            text_max_bytes=runner.limits.text_max_bytes,
             artifact_quota=artifact_quota(settings.limits),
             address=replica.address,
             max_turns=settings.process_max_turns,

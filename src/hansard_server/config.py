@@ -254,6 +254,20 @@ class Settings(BaseSettings):
         MIB, "Largest text of a document in a corpus.", unit="bytes", ge=KIB, le=64 * MIB
     )
 
+    outgoing_allow: str = _setting(
+        "",
+        "What may be called because an agent's configuration names it, separated by commas: "
+        "`mcp.example.com`, `*.example.com:8443`, `10.1.0.0/16:*`, `*`. Without a port: 443. What "
+        "is not public (private, loopback, link-local addresses) is called when a range of "
+        "addresses has it. Default: nothing.",
+    )
+    connections: Path | None = _setting(
+        None,
+        "What agents may name instead of a URL, with its secrets: MCP servers and agents elsewhere "
+        "([TOOLS.md](docs/TOOLS.md)).",
+        unit="TOML file",
+    )
+
     session_max_events: int = _setting(
         0, "Events of one session; a turn that runs may go beyond. 0: any.", unit="events", ge=0
     )

@@ -97,13 +97,22 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hansard_server.repository": ("CORE", "SQL", "WATCHED"),
     "hansard_server.agents": (
         *("hansard_server.domain", "MESSAGES", "WATCHED"),
-        *("jsonschema", "markitdown", "mcp", "pydantic", "re2"),
+        *("attrs", "jsonschema", "markitdown", "pydantic", "re2", "referencing"),
         "hansard_server.agents.models.providers",
     ),
     # The libraries of providers, which pydantic-ai drives, and the HTTP that it speaks.
     "hansard_server.agents.models.providers": (
         *("hansard_server.agents", "hansard_server.domain", "MESSAGES", "WATCHED"),
         *("pydantic", "pydantic_ai", "openai", "anthropic", "google.genai", "httpx2"),
+    ),
+    # The official SDK is an extra, and so is the HTTP client that it uses.
+    "hansard_server.agents.mcp": (
+        *("hansard_server.agents", "hansard_server.domain", "MESSAGES", "WATCHED"),
+        *("anyio", "httpcore2", "httpx2", "mcp", "mcp_types", "pydantic"),
+    ),
+    # Who answers, here or elsewhere: it alone knows all that an agent may have.
+    "hansard_server.agents.running": (
+        *("hansard_server.agents", "hansard_server.agents.mcp", "MESSAGES"),
     ),
     # The client of agents that run elsewhere.
     "hansard_server.agents.remote": (

@@ -456,6 +456,7 @@ class ToolConfiguration(_message.Message):
     IMAGE_READ_FIELD_NUMBER: _builtins.int
     DOCUMENT_CONVERSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_INDEX_FIELD_NUMBER: _builtins.int
+    MCP_FIELD_NUMBER: _builtins.int
     description_template: _builtins.str
     """What the model is told of the tool, instead of the tool's own description: a template, at most
     4,096 characters.
@@ -498,8 +499,12 @@ class ToolConfiguration(_message.Message):
 
     @_builtins.property
     def document_index(self) -> Global___DocumentIndexTool:
-        """Puts a document of the session into a corpus.
-        17 to 29 are kept for: mcp, sub_agent, client.
+        """Puts a document of the session into a corpus."""
+
+    @_builtins.property
+    def mcp(self) -> Global___McpTool:
+        """A tool of an MCP server.
+        18 to 29 are kept for: sub_agent, client.
         """
 
     def __init__(
@@ -516,16 +521,49 @@ class ToolConfiguration(_message.Message):
         image_read: Global___ImageReadTool | None = ...,
         document_conversion: Global___DocumentConversionTool | None = ...,
         document_index: Global___DocumentIndexTool | None = ...,
+        mcp: Global___McpTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index", "mcp"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
 Global___ToolConfiguration: _TypeAlias = ToolConfiguration  # noqa: Y015
+
+@_typing.final
+class McpTool(_message.Message):
+    """A tool of an MCP server. Its description and the form of its arguments are the server's, asked for
+    when a turn starts. A server that can't be reached, or does not have the tool, does not end the
+    turn: the model is told so, by the tool's description and by its answer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_ID_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    tool_id: _builtins.str
+    """The tool's name at its server, as `tools/list` has it."""
+    server: _builtins.str
+    """The server: a name that the server's settings know (`connections`), or the URL of its streamable
+    HTTP endpoint (https:// or http://), which must be on the list of what Hansard may call (setting
+    `outgoing_allow`). What is called by a URL gets no credentials; those stand in the settings.
+    """
+    def __init__(
+        self,
+        *,
+        tool_id: _builtins.str = ...,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server", "tool_id", b"tool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___McpTool: _TypeAlias = McpTool  # noqa: Y015
 
 @_typing.final
 class CorporaSearchTool(_message.Message):

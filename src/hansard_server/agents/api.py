@@ -75,7 +75,8 @@ Part = TextDelta | TextEnd | ToolCall | Usage
 class ToolDescription:
     """A tool as the model sees it.
 
-    `kind` is the field's name in ToolConfiguration; providers' models get only the rest.
+    `kind` is the field's name in ToolConfiguration, of a tool of an MCP server `mcp:` and its name
+    there; providers' models get only the rest.
     """
 
     name: str
@@ -260,7 +261,7 @@ class ToolError(Exception):
 
 
 class Tool(Protocol):
-    """Something that an agent can use. `name` is the field's name in ToolConfiguration."""
+    """Something that an agent can use. `name` is its kind, as ToolDescription has it."""
 
     @property
     def name(self) -> str: ...  # noqa: D102

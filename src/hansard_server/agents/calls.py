@@ -351,12 +351,12 @@ def _fitting_string(text: str, max_bytes: int) -> str:
 def check_arguments(arguments: Mapping[str, Json], schema: Mapping[str, Json]) -> None:
     """Raise ToolError, naming what is wrong, when the arguments break the tool's schema."""
     # Only agents with tools need it.
-    from jsonschema import Draft202012Validator  # noqa: PLC0415
+    from hansard_server.agents.tool_schemas import BadSchema, find_errors  # noqa: PLC0415
 
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(arguments),
-        key=lambda error: list(map(str, error.path)),
-    )
+    try:
+        errors = find_errors(arguments, schema)
+    except BadSchema as error:
+        raise ToolError(f"The arguments can't be checked by the tool's schema: {error}.") from None
     if not errors:
         return
     problems = [

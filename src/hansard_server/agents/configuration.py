@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
+from hansard_server.agents.connections import Outside, UnknownConnection
 from hansard_server.agents.instructions import find_template_faults
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
@@ -26,10 +28,12 @@ def check_agent(
     agent: agent_pb2.Agent,
     models: ModelCatalog | None = None,
     check_filter: CheckFilter = lambda _: "",
+    outside: Outside | None = None,
 ) -> None:
     """Return when an agent can be configured like this; the contract's rules were checked before.
 
-    `models` is what the server knows; left out: the built-in models. Raises
+    `models` is what the server knows; left out: the built-in models; `outside` what it may reach;
+    left out: nothing. Raises
     InvalidAgentConfiguration, whose violations name the fields, and Unimplemented for what this
     version does not serve.
     """
@@ -40,6 +44,7 @@ def check_agent(
         *find_template_faults(agent),
         *_check_tools(agent),
         *_check_filters(agent, check_filter),
+        *_check_outside(agent, outside or Outside()),
     )
     if violations:
         raise InvalidAgentConfiguration(
@@ -58,7 +63,10 @@ def _check_served(agent: agent_pb2.Agent) -> None:
             raise Unimplemented.of_field(
                 f"{path}.require_approval", "this server has no approval of tool calls yet"
             )
-        if configuration.WhichOneof("tool") not in BUILT_IN_TOOLS:
+        kind = configuration.WhichOneof("tool")
+        if kind == "mcp" and find_spec("mcp") is None:
+            raise Unimplemented.of_field(path, "this server was installed without the extra mcp")
+        if kind != "mcp" and kind not in BUILT_IN_TOOLS:
             raise Unimplemented.of_field(path, "this server does not have the tool yet")
 
 
@@ -79,12 +87,13 @@ def _check_retry(model: agent_pb2.Model) -> Iterator[FieldViolation]:
 def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
     for name in sorted(agent.tool_configurations):
         configuration = agent.tool_configurations[name]
-        tool = BUILT_IN_TOOLS[configuration.WhichOneof("tool") or ""]
+        # Only its server knows what arguments a tool elsewhere has.
+        tool = BUILT_IN_TOOLS.get(configuration.WhichOneof("tool") or "")
         override = struct_to_json(configuration.argument_override)
         path = f"tool_configurations.{name}.argument_override"
-        known = tool.input_schema.get("properties", {})
         for argument, value in override.items():
-            if argument not in known:
+            known = tool.input_schema.get("properties", {}) if tool else {argument}
+            if tool is not None and argument not in known:
                 yield FieldViolation(
                     f"{path}.{argument}",
                     f"{tool.name} has no such argument; it has {', '.join(sorted(known))}",
@@ -93,11 +102,23 @@ def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
                 yield FieldViolation(where, problem)
 
 
+def _check_outside(agent: agent_pb2.Agent, outside: Outside) -> Iterator[FieldViolation]:
+    for name in sorted(agent.tool_configurations):
+        configuration = agent.tool_configurations[name]
+        if configuration.WhichOneof("tool") == "mcp":
+            try:
+                outside.mcp_server(configuration.mcp.server)
+            except UnknownConnection as error:
+                yield FieldViolation(f"tool_configurations.{name}.mcp.server", str(error))
+
+
 def _check_filters(agent: agent_pb2.Agent, check_filter: CheckFilter) -> Iterator[FieldViolation]:
     for name in sorted(agent.tool_configurations):
         configuration = agent.tool_configurations[name]
         path = f"tool_configurations.{name}"
-        tool = BUILT_IN_TOOLS[configuration.WhichOneof("tool") or ""]
+        tool = BUILT_IN_TOOLS.get(configuration.WhichOneof("tool") or "")
+        if tool is None:
+            continue
         override = struct_to_json(configuration.argument_override)
         found = {
             f"{path}.argument_override.{argument}": override[argument]

@@ -205,4 +205,4 @@ async def test_arguments_are_checked(arguments: dict[str, Any]) -> None:
 
 def test_names_are_the_contracts() -> None:
     fields = agent_pb2.ToolConfiguration.DESCRIPTOR.oneofs_by_name["tool"].fields
-    assert set(BUILT_IN_TOOLS) == {field.name for field in fields}
+    assert {*BUILT_IN_TOOLS, "mcp"} == {field.name for field in fields}

@@ -32,9 +32,14 @@ class AgentTool:
 class ToolCatalog:
     """The tools that the server has, by the names of their fields in ToolConfiguration."""
 
-    def __init__(self, *tools: Tool) -> None:
-        """Make a catalog of these tools."""
+    def __init__(self, *tools: Tool, configured: Mapping[str, Tool] | None = None) -> None:
+        """Make a catalog of these tools, and of what certain configurations mean, by name."""
         self._tools = {tool.name: tool for tool in tools}
+        self._configured = configured or {}
+
+    def configured(self, tools: Mapping[str, Tool]) -> ToolCatalog:
+        """Return this catalog with what the configurations of these names mean."""
+        return ToolCatalog(*self._tools.values(), configured={**self._configured, **tools})
 
     def tools_of(self, agent: agent_pb2.Agent) -> dict[str, AgentTool]:
         """Return the agent's tools by configuration name, in the order of the names.
@@ -44,7 +49,8 @@ class ToolCatalog:
         found: dict[str, AgentTool] = {}
         for name in sorted(agent.tool_configurations):
             configuration = agent.tool_configurations[name]
-            tool = self._tools.get(configuration.WhichOneof("tool") or "")
+            kind = configuration.WhichOneof("tool") or ""
+            tool = self._configured.get(name) or self._tools.get(kind)
             if tool is not None:
                 found[name] = AgentTool(
                     tool=tool,
