@@ -299,6 +299,7 @@ class Server:
                 steps_per_turn=settings.turn_max_steps,
                 step_max_s=settings.model_step_max_s,
                 model_retries=settings.model_max_retries,
+                action_timeout_s=settings.action_timeout_s,
             ),
         )
         self._closers.add("agents", runner.close)

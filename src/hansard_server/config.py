@@ -198,6 +198,14 @@ class Settings(BaseSettings):
         ge=1,
         le=3_600,
     )
+    action_timeout_s: float = _setting(
+        86_400.0,
+        "How long a turn waits for an approval or for a client's tool, unless the tool's "
+        "configuration says otherwise.",
+        unit="s",
+        ge=0.1,
+        le=31_536_000,
+    )
     poll_floor_s: float = _setting(
         5.0,
         "How often a server looks into the store for news of the sessions that are followed, since "

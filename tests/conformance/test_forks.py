@@ -346,7 +346,8 @@ def test_every_column_of_a_copy_was_thought_of() -> None:
     of_turns = "tenant session_uid id number status input_event_id input_type input first_sequence "
     of_turns += "last_sequence pending_calls attempt error input_tokens output_tokens "
     of_turns += "reasoning_tokens open_calls lease_owner lease_until taken_sequence "
-    of_turns += "steered_sequence fence created_at started_at ended_at lease_address"
+    of_turns += "steered_sequence fence created_at started_at ended_at lease_address "
+    of_turns += "pending_until"
     of_artifacts = (
         "tenant session_uid id filename mime_type size_bytes sha256 description metadata "
     )

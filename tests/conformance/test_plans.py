@@ -26,6 +26,7 @@ MAY_BE_SCANNED = (
     "forks_alive",
     "turns_running",
     "turns_waiting",
+    "turns_pending",
     "artifacts_expiring",
     "corpora_deleted",
     "documents_deleted",

@@ -11,6 +11,8 @@ import pytest
 from hansard_server.domain.errors import AgentNotFound, SessionNotFound
 from hansard_server.domain.records import (
     Claimed,
+    PendingCall,
+    PendingKind,
     SessionHead,
     SessionRef,
     SessionView,
@@ -187,6 +189,9 @@ async def test_deleted_session_frees_its_key(store: Store) -> None:
     assert (ref.uid, ref.last_sequence) == (again.uid, 0)
 
 
+PENDING = PendingCall(tool_call_id="call_1", kind=PendingKind.APPROVAL, expire_at_us=9)
+
+
 async def test_deletion_interrupts_the_unfinished_turns_of_that_session(store: Store) -> None:
     other = session(2)
     await with_session(store)
@@ -194,7 +199,7 @@ async def test_deletion_interrupts_the_unfinished_turns_of_that_session(store: S
     elsewhere = turn(1, TurnStatus.RUNNING, session_uid=other.uid, fence=4)
     mine = [
         turn(1, TurnStatus.COMPLETED, ended_at_us=4_000, fence=1),
-        turn(2, TurnStatus.REQUIRES_ACTION, pending_calls=b"calls", fence=3),
+        turn(2, TurnStatus.REQUIRES_ACTION, pending_calls=(PENDING,), fence=3),
         turn(3, TurnStatus.QUEUED),
     ]
     await with_turns(store, mine)
@@ -210,7 +215,7 @@ async def test_deletion_interrupts_the_unfinished_turns_of_that_session(store: S
                 status=TurnStatus.INTERRUPTED,
                 ended_at_us=9_000,
                 fence=unfinished.fence + 1,
-                pending_calls=b"",
+                pending_calls=(),
             )
             for unfinished in mine[1:]
         ),

@@ -12,7 +12,14 @@ from sqlalchemy import select
 
 from hansard_server.domain.errors import TurnNotFound
 from hansard_server.domain.limits import KIB, MIB
-from hansard_server.domain.records import OpenCall, TurnStatus, Usage
+from hansard_server.domain.records import (
+    OpenCall,
+    PendingCall,
+    PendingKind,
+    PendingState,
+    TurnStatus,
+    Usage,
+)
 from hansard_server.repository.api import Store, TurnScan, WriteTx
 from hansard_server.repository.sql.engine import database_now_us
 from hansard_server.repository.sql.tables import turns
@@ -35,7 +42,16 @@ async def test_turn_comes_back_as_it_was_written(store: Store) -> None:
         TurnStatus.FAILED,
         first_sequence=3,
         last_sequence=2**40,
-        pending_calls=b"\x00",
+        pending_calls=(
+            PendingCall(tool_call_id="call_1", kind=PendingKind.APPROVAL, expire_at_us=2**50),
+            PendingCall(
+                tool_call_id="call_2",
+                kind=PendingKind.CLIENT_TOOL,
+                expire_at_us=1,
+                override_json='{"ü":1}',
+                state=PendingState.BEGUN,
+            ),
+        ),
         error=b"\xff",
         attempt=3,
         usage=Usage(2**40, 2, 3),
@@ -168,6 +184,31 @@ async def test_unfinished_turns_are_found_by_their_lease(store: Store) -> None:
     assert await found(10, expired_only=True) == ["trn_2", "trn_1"]
     assert await found(10, expired_only=False) == ["trn_2", "trn_1", "trn_0"]
     assert await found(1, expired_only=False) == ["trn_2"]
+
+
+async def test_turns_that_wait_too_long_are_found(store: Store) -> None:
+    await with_session(store)
+    far = 2**52
+    for number, (status, ends) in enumerate(
+        [
+            (TurnStatus.REQUIRES_ACTION, (far, 3_000)),
+            (TurnStatus.REQUIRES_ACTION, (far,)),
+            (TurnStatus.REQUIRES_ACTION, (2_000,)),
+            (TurnStatus.RUNNING, (1_000,)),
+        ]
+    ):
+        record = session(number)
+        await store.write(lambda tx, record=record: tx.insert_session(record, None))  # type: ignore[misc]
+        pending = tuple(
+            PendingCall(tool_call_id=f"call_{end}", kind=PendingKind.APPROVAL, expire_at_us=end)
+            for end in ends
+        )
+        made = turn(1, status, id=f"trn_{number}", session_uid=record.uid, pending_calls=pending)
+        await with_turns(store, [made])
+
+    found = await store.read(lambda tx: tx.find_expired_calls(10))
+    assert [turn_id for _, _, turn_id in found] == ["trn_2", "trn_0"]
+    assert len(await store.read(lambda tx: tx.find_expired_calls(1))) == 1
 
 
 async def test_idle_queues_are_sessions_where_only_waiting_turns_are(store: Store) -> None:

@@ -25,7 +25,7 @@ from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.artifacts.files import NewFile
 from hansard_server.domain.errors import ArtifactNotFound, CorpusNotFound, QuotaExceeded
-from hansard_server.domain.records import Usage
+from hansard_server.domain.records import AwaitedCall, PendingCall, Usage
 
 TURN_ID = "trn_test"
 NOW_US = 1_780_000_000_000_000
@@ -118,6 +118,9 @@ class MemoryRecorder:
     open_text: tuple[TextKind, str] | None = None
     waits: list[event_pb2.Event] = field(default_factory=list)
     files: list[MadeFile] = field(default_factory=list)
+    asked: dict[str, PendingCall] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    awaited: list[AwaitedCall] = field(default_factory=list)
 
     async def show(self, kind: TextKind, text: str) -> None:
         assert text
@@ -170,6 +173,17 @@ class MemoryRecorder:
         event.sequence = len(self.stored) + 1
         event.turn_id = self.turn_id if turn_id is None else turn_id
         self.stored.append(event)
+
+    @property
+    def pending(self) -> Mapping[str, PendingCall]:
+        return self.asked
+
+    async def begin(self, tool_call_ids: Sequence[str]) -> None:
+        await self.flush()
+        self.begun += tool_call_ids
+
+    def require_action(self, calls: Sequence[AwaitedCall]) -> None:
+        self.awaited += calls
 
     async def history(self) -> Sequence[event_pb2.Event]:
         await self.flush()

@@ -5,11 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from hansard_server.domain.keys import make_event_id, make_turn_id
-from hansard_server.domain.records import Claim, EventType, OpenCall, TurnRecord, TurnStatus
+from hansard_server.domain.records import (
+    AwaitedCall,
+    Claim,
+    EventType,
+    OpenCall,
+    PendingKind,
+    TurnRecord,
+    TurnStatus,
+)
 from hansard_server.repository.commands import (
     AcceptInput,
+    AnswerCalls,
+    AnswerKind,
     AppendDrafts,
+    AwaitCalls,
+    CallAnswer,
     Draft,
+    ExpireCalls,
     FinishTurn,
     Lease,
     RecordStep,
@@ -109,3 +122,51 @@ def finish_of(turn: TurnRef, *drafts: Draft, **changes: Any) -> FinishTurn:
         "drafts": drafts,
     }
     return FinishTurn(**(values | changes))
+
+
+def close(call: OpenCall) -> Draft:
+    """Return the output that closes a call."""
+    return tool_output(call.tool_call_id)
+
+
+def awaited(call_id: str, kind: PendingKind = PendingKind.APPROVAL, **changes: Any) -> AwaitedCall:
+    """Return a call that somebody is to be asked about, for a minute."""
+    values: dict[str, Any] = {"tool_call_id": call_id, "kind": kind, "timeout_s": 60.0}
+    return AwaitedCall(**(values | changes))
+
+
+def await_calls(turn: TurnRecord, *calls: AwaitedCall, **changes: Any) -> AwaitCalls:
+    """Return the command that has the turn wait."""
+    return AwaitCalls(turn=ref(turn), calls=calls, **changes)
+
+
+def given(call_id: str) -> CallAnswer:
+    """Return the output of a client's tool."""
+    return CallAnswer(tool_call_id=call_id, kind=AnswerKind.OUTPUT, close=close)
+
+
+def approve(call_id: str) -> CallAnswer:
+    """Return an approval."""
+    return CallAnswer(tool_call_id=call_id, kind=AnswerKind.APPROVE, close=close)
+
+
+def reject(call_id: str) -> CallAnswer:
+    """Return a rejection."""
+    return CallAnswer(tool_call_id=call_id, kind=AnswerKind.REJECT, close=close)
+
+
+def answers(*each: CallAnswer, **changes: Any) -> AnswerCalls:
+    """Return answers for SESSION."""
+    values: dict[str, Any] = {"session": NAME, "answers": each, "lease": LEASE}
+    return AnswerCalls(**(values | changes))
+
+
+def expire(turn: TurnRecord) -> ExpireCalls:
+    """Return the command that closes what the turn has waited for too long."""
+    return ExpireCalls(
+        tenant=turn.tenant,
+        session_uid=turn.session_uid,
+        turn_id=turn.id,
+        close=close,
+        lease=LEASE,
+    )

@@ -15,8 +15,15 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, select
 
 from hansard.v1 import event_pb2
-from hansard_server.domain.records import ArtifactSource, EventType, SessionStatus, TurnStatus
+from hansard_server.domain.records import (
+    ArtifactSource,
+    EventType,
+    PendingState,
+    SessionStatus,
+    TurnStatus,
+)
 from hansard_server.repository.sql import tables
+from hansard_server.repository.sql.rows import decode_pending_calls
 
 Key = tuple[str, str]
 ARTIFACTS = "artifacts"
@@ -92,6 +99,8 @@ def _check_turns(key: Key, head: Any, turns: list[Any], rows: list[Any], *, fork
     assert len(unfinished) <= 1, f"{key}: several turns are unfinished: {unfinished}"
     assert head.unfinished_turn_id == (unfinished[0] if unfinished else None), key
     assert (head.status == SessionStatus.IDLE) == (not unfinished), key
+    waits = any(turn.status == TurnStatus.REQUIRES_ACTION for turn in turns)
+    assert (head.status == SessionStatus.REQUIRES_ACTION) == waits, key
     waiting = sum(turn.status == TurnStatus.QUEUED for turn in turns)
     assert head.queued_turns == waiting, f"{key}: {waiting} turns wait, the head says otherwise"
     numbers = sorted(turn.number for turn in turns)
@@ -129,6 +138,17 @@ def _check_calls(key: Key, turns: list[Any], rows: list[Any]) -> None:
         own = {row.tool_call_id for row in rows if row.turn_id == turn.id and row.tool_call_id}
         open_calls = {call for call in own if not outputs[call]}
         assert open_calls == {call[0] for call in json.loads(turn.open_calls)}, turn.id
+        _check_pending(turn, open_calls)
+
+
+def _check_pending(turn: Any, open_calls: set[str]) -> None:
+    pending = decode_pending_calls(turn.pending_calls)
+    awaited = [call for call in pending if call.state is PendingState.AWAITED]
+    assert {call.tool_call_id for call in pending} <= open_calls, turn.id
+    waits = turn.status == TurnStatus.REQUIRES_ACTION
+    assert waits == bool(awaited), f"{turn.id}: waits for {awaited}"
+    assert not (waits and turn.lease_owner), f"{turn.id}: waits, and has an owner"
+    assert turn.pending_until == min((c.expire_at_us for c in awaited), default=None), turn.id
 
 
 def _check_claims(
@@ -139,7 +159,9 @@ def _check_claims(
             assert any(turn.id == row.turn_id for turn in turns[_key(row)]), row
         if row.events is not None:
             stored = {event.id: event.sequence for event in events[_key(row)]}
-            assert all(stored.get(id_) == sequence for id_, sequence in json.loads(row.events)), row
+            # An approval has written nothing; its place is where what comes of it begins.
+            made = [(id_, sequence) for id_, sequence in json.loads(row.events) if id_]
+            assert all(stored.get(id_) == sequence for id_, sequence in made), row
 
 
 def _check_artifacts(

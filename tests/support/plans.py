@@ -20,11 +20,13 @@ from hansard_server.domain.corpora import DocumentRecord, IndexedPassage, Passag
 from hansard_server.domain.errors import DomainError
 from hansard_server.domain.filters import All, Comparison, Condition, Operator
 from hansard_server.domain.rates import Rate
-from hansard_server.domain.records import EventType, TurnStatus
+from hansard_server.domain.records import AwaitedCall, EventType, PendingKind, TurnStatus
 from hansard_server.repository.api import Alteration, CreationScan, EventScan, Position, TurnScan
 from hansard_server.repository.commands import (
     ArtifactQuota,
+    AwaitCalls,
     ClaimScope,
+    ExpireCalls,
     FindInterrupted,
     RecordStep,
     SessionName,
@@ -40,7 +42,17 @@ from hansard_server.repository.sql.probe import probe_write
 from hansard_server.repository.sql.tables import metadata
 from hansard_server.repository.sql.writes import SqlWriteTx
 from tests.support import records
-from tests.support.commands import LEASE, accept, append, claim, draft, tool_input
+from tests.support.commands import (
+    LEASE,
+    accept,
+    answers,
+    append,
+    claim,
+    draft,
+    reject,
+    tool_input,
+    tool_output,
+)
 from tests.support.records import AGENT, SESSION, TENANT
 
 Call = Callable[[SqlWriteTx], object]
@@ -211,10 +223,9 @@ FILL = (
         "INSERT INTO turns (tenant, session_uid, id, number, status, input_event_id, "
         "input_type, input, first_sequence, last_sequence, pending_calls, attempt, error, "
         "input_tokens, output_tokens, reasoning_tokens, open_calls, taken_sequence, "
-        "steered_sequence, fence, created_at, "
-        "lease_until) {numbers} SELECT 'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE"
-        " WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2 ELSE 4 END, '', 20, '', i, i, '', 0, "
-        "'', 0, 0, 0, '[]', 0, 0, 0, i, i FROM n"
+        "steered_sequence, fence, created_at, lease_until, pending_until) {numbers} SELECT "
+        "'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2 WHEN i % 43 = 0 THEN 3 ELSE 4 END, '', "
+        "20, '', i, i, '', 0, '', 0, 0, 0, '[]', 0, 0, 0, i, i, i FROM n"
     ),
     (
         "INSERT INTO claims (tenant, session_uid, scope, request_id, fingerprint) {numbers} "
@@ -438,6 +449,7 @@ def sweeps(tx: SqlWriteTx) -> None:
     )
     tx.settle_blobs([(TENANT, f"blob-{n}") for n in (1, 2, 9, 18)], 99, before_us=50)
     tx.find_owned_turns("me", 10)
+    tx.find_expired_calls(10)
 
 
 def rates(tx: SqlWriteTx) -> None:
@@ -452,6 +464,11 @@ def batch(tx: SqlWriteTx, *commands: Any, skip_locked: bool = False) -> None:
         assert not isinstance(outcome, Exception), repr(outcome)
 
 
+def asked(tag: str) -> AwaitedCall:
+    kind = PendingKind.APPROVAL
+    return AwaitedCall(tool_call_id=f"asked-{tag}", kind=kind, timeout_s=60.0)
+
+
 def commands(tx: SqlWriteTx) -> None:
     """Run every command, each as the writer and as one that waits does."""
     run(
@@ -461,13 +478,14 @@ def commands(tx: SqlWriteTx) -> None:
         "UPDATE turns SET status = 1 WHERE id IN ('trn_12', 'trn_22')",
         "UPDATE session_heads SET queued_turns = 2 WHERE session_uid = 'session-2'",
     )
-    mine = TurnRef(tenant=TENANT, session_uid="session-1", turn_id="trn_41", fence=0)
     here = replace(NAME, agent_key="key-1", session_key="key-1")
     upload = Upload(
         artifacts=(_new_artifact(),), quota=ArtifactQuota(max_files=9_999, max_bytes=10**9)
     )
-    for skip_locked in (False, True):
+    # The answer of the first round gives the turn a new owner.
+    for fences, skip_locked in enumerate((False, True)):
         tag = str(skip_locked)
+        mine = TurnRef(tenant=TENANT, session_uid="session-1", turn_id="trn_41", fence=fences)
         batch(
             tx,
             append(
@@ -480,6 +498,15 @@ def commands(tx: SqlWriteTx) -> None:
                 session=replace(NAME, agent_key="key-4", session_key="key-13"), claim=claim(tag)
             ),
             RecordStep(turn=mine, drafts=(draft(),)),
+            AwaitCalls(turn=mine, drafts=(tool_input(f"asked-{tag}"),), calls=(asked(tag),)),
+            ExpireCalls(
+                tenant=TENANT,
+                session_uid="session-1",
+                turn_id="trn_41",
+                close=lambda call: tool_output(call.tool_call_id),
+                lease=LEASE,
+            ),
+            answers(reject(f"asked-{tag}"), session=here, claim=claim(f"asked-{tag}")),
             FindInterrupted(session=here),
             accept(session=here, when_busy=WhenBusy.STEER),
             StartNext(tenant=TENANT, session_uid="session-2", lease=LEASE),

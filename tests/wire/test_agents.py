@@ -177,7 +177,6 @@ async def test_update_with_an_old_etag_is_refused(hansard: Running) -> None:
     ("path", "field"),
     [
         ("agent.first_step.output_parser.structured", "first_step"),
-        ("agent.tool_configurations.t.require_approval", "tool_configurations.t"),
     ],
 )
 async def test_update_is_held_to_what_the_server_can_do(
@@ -189,7 +188,6 @@ async def test_update_is_held_to_what_the_server_can_do(
         first_step={
             "output_parser": {"structured": {"schema_name": "s", "json_schema_json": "{}"}}
         },
-        tool_configurations={"t": {"artifact_grep": {}, "require_approval": True}},
     )
     refused = await failure(
         plain.agents.UpdateAgent(Update(agent=body, update_mask={"paths": [field]}))

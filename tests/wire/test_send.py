@@ -390,6 +390,11 @@ async def _send_and_leave(hansard: Running) -> None:
             grpc.StatusCode.INVALID_ARGUMENT,
             "INVALID_REQUEST",
         ),
+        (
+            {"tool_results": {"results": [{"tool_call_id": "call_x", "approve": {}}]}},
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "TOOL_CALL_NOT_PENDING",
+        ),
         ({"compact": {}}, grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"),
         (
             {"input_message": {"messages": [{"text": {"content": " \n"}}]}},
@@ -408,7 +413,7 @@ async def test_bad_input_is_refused_and_nothing_stored(
 ) -> None:
     talk = await Talk(hansard).begin()
     usual = {**talk.keys, "input_message": message("A"), "request_id": "r"}
-    if {"interrupt", "compact"} & fields.keys():
+    if {"interrupt", "compact", "tool_results"} & fields.keys():
         del usual["input_message"]
     request = event_service_pb2.SendEventRequest(**{**usual, **fields})
     refused = await failure(_drain(hansard.events.SendEvent(request)))

@@ -111,7 +111,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Client: mend what the message names. Retry: no.
     """
     ERROR_REASON_TOOL_CALL_NOT_PENDING: _ErrorReason.ValueType  # 53
-    """Cause: a tool output names a call that is not open: unknown, or answered already.
+    """Cause: a tool output names a call that is not open: unknown, or answered already; tool_results
+    name a call that nobody is asked about: answered, expired, or ended with its turn.
     Client: answer open calls only, each once. Retry: no.
     """
     ERROR_REASON_CURSOR_OUT_OF_RANGE: _ErrorReason.ValueType  # 60
@@ -261,7 +262,8 @@ ERROR_REASON_INVALID_AGENT_CONFIGURATION: ErrorReason.ValueType  # 52
 Client: mend what the message names. Retry: no.
 """
 ERROR_REASON_TOOL_CALL_NOT_PENDING: ErrorReason.ValueType  # 53
-"""Cause: a tool output names a call that is not open: unknown, or answered already.
+"""Cause: a tool output names a call that is not open: unknown, or answered already; tool_results
+name a call that nobody is asked about: answered, expired, or ended with its turn.
 Client: answer open calls only, each once. Retry: no.
 """
 ERROR_REASON_CURSOR_OUT_OF_RANGE: ErrorReason.ValueType  # 60

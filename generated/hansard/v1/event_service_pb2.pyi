@@ -135,11 +135,13 @@ class SendEventRequest(_message.Message):
     """Chosen by the caller, new for every request: 1 to 128 printable ASCII characters. The same id
     with the same content never runs the input twice: it joins the running turn from its start, or
     replays the finished one. With other content REQUEST_ID_REUSED. What counts as content: the
-    input, `expected_last_sequence` and `when_busy`. It holds as long as the session does.
+    input, `expected_last_sequence` and `when_busy`. It holds as long as the session does. A turn that
+    waited for somebody, and has gone on since, is told past that place.
     """
     expected_last_sequence: _builtins.int
     """The input is taken only when the session is idle (SESSION_BUSY) and its last sequence is this
-    (SEQUENCE_MISMATCH); 0: only when it is empty. Checked once, when the input is accepted.
+    (SEQUENCE_MISMATCH); 0: only when it is empty. Checked once, when the input is accepted. For
+    tool_results the session need not be idle, since its turn waits.
     """
     when_busy: Global___WhenBusy.ValueType
     """What is done with an input_message or compact while a turn is unfinished."""
@@ -196,14 +198,22 @@ Global___SendEventRequest: _TypeAlias = SendEventRequest  # noqa: Y015
 
 @_typing.final
 class ToolResults(_message.Message):
-    """Results or decisions that a turn waits for."""
+    """Results or decisions that a turn waits for; those for some of its pending calls will do. All of
+    them are taken, or none is: TOOL_CALL_NOT_PENDING for a call that nobody is asked about (any more:
+    of two who answer at once one is told so), INVALID_REQUEST for an answer of the wrong kind.
+
+    While other calls are still pending the turn keeps waiting: the stream has the tool_outputs that
+    the answers were, and ends with requires_action. With the last answer the turn goes on, first with
+    the calls that were approved, then with the model. The stream begins with the first tool_output
+    that came of the answers; for approvals alone that is when the first approved tool has run.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolResult]:
-        """One for each call that is answered."""
+        """One for each call that is answered, each call once."""
 
     def __init__(
         self,
@@ -232,15 +242,17 @@ class ToolResult(_message.Message):
     """The call."""
     @_builtins.property
     def output(self) -> Global___ToolResultOutput:
-        """What the client's tool gave."""
+        """What the client's tool gave; for CLIENT_TOOL."""
 
     @_builtins.property
     def approve(self) -> Global___ToolApproval:
-        """The call may run."""
+        """The call may run; for APPROVAL. It runs when no call of the turn is pending any more. A call of
+        a client's tool is then pending as CLIENT_TOOL.
+        """
 
     @_builtins.property
     def reject(self) -> Global___ToolRejection:
-        """The call may not run."""
+        """The call may not run, or the client will not run it; for both kinds. It is closed as REJECTED."""
 
     def __init__(
         self,
@@ -269,9 +281,11 @@ class ToolResultOutput(_message.Message):
     TOOL_OUTPUT_JSON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     tool_output_json: _builtins.str
-    """The result: JSON, kept byte for byte."""
+    """The result: JSON, kept byte for byte. The event that it becomes is at most 1 MiB (setting
+    `event_max_bytes`): PAYLOAD_TOO_LARGE.
+    """
     error: _builtins.bool
-    """The result is an error."""
+    """The result is an error: its event has the outcome FAILED."""
     def __init__(
         self,
         *,

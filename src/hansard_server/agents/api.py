@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hansard.v1 import (
     agent_pb2,
@@ -15,7 +15,7 @@ from hansard.v1 import (
     event_pb2,
     session_pb2,
 )
-from hansard_server.domain.records import ArtifactRecord, Usage
+from hansard_server.domain.records import ArtifactRecord, AwaitedCall, PendingCall, Usage
 
 Json = Any
 """A JSON value as Python has it."""
@@ -275,6 +275,15 @@ class Tool(Protocol):
         ...
 
 
+@runtime_checkable
+class ConfiguredTool(Tool, Protocol):
+    """A tool that is another one under each configuration."""
+
+    def configured(self, configuration: agent_pb2.ToolConfiguration) -> Tool:
+        """Return the tool as the configuration has it."""
+        ...
+
+
 # The turn -----------------------------------------------------------------------------------------
 
 
@@ -329,6 +338,23 @@ class TurnRecorder(Protocol):
 
     async def flush(self) -> None:
         """Return when everything that waits is on disk."""
+        ...
+
+    @property
+    def pending(self) -> Mapping[str, PendingCall]:
+        """The calls, by id, that were open and that somebody had been asked about when the turn
+        came into these hands.
+        """
+        ...
+
+    async def begin(self, tool_call_ids: Sequence[str]) -> None:
+        """Return when it is on disk that these approved calls run from now on; what waits is
+        flushed before.
+        """
+        ...
+
+    def require_action(self, calls: Sequence[AwaitedCall]) -> None:
+        """Have the turn wait for somebody to answer these open calls once the loop returns."""
         ...
 
     async def history(self) -> Sequence[event_pb2.Event]:

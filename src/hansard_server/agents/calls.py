@@ -30,9 +30,11 @@ from hansard_server.agents.overrides import (
     resolve_overrides,
 )
 from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
+from hansard_server.agents.tools.client_tool import CLIENT_TOOL
 from hansard_server.domain.errors import AgentProcessingFailed, DomainError, QuotaExceeded
 from hansard_server.domain.keys import make_tool_call_id
 from hansard_server.domain.limits import KIB
+from hansard_server.domain.records import AwaitedCall, PendingCall, PendingKind
 
 _NAME_MAX_CHARACTERS = 255
 _PROBLEMS_SHOWN = 5
@@ -48,6 +50,7 @@ class RecordedCall:
     Attributes:
         arguments_json: as it is recorded.
         problem: why the call can't be run, known before it is tried.
+        asked: what came of asking somebody about it, if that was done.
     """
 
     tool_call_id: str
@@ -57,6 +60,7 @@ class RecordedCall:
     provider_data: bytes = b""
     scripted_result: ScriptedResult | None = None
     problem: str | None = None
+    asked: PendingCall | None = None
 
     def to_input(self) -> event_pb2.Event:
         """Return the call's tool_input."""
@@ -131,6 +135,33 @@ class ToolRunner:
             provider_data=call.provider_data,
             scripted_result=call.scripted_result,
             problem=problem,
+        )
+
+    def awaits(self, call: RecordedCall) -> AwaitedCall | None:
+        """Return what somebody has to be asked about the call before it can be answered, if so.
+
+        None for a call that fails in any case, or whose tool needs nobody.
+        """
+        tool = self._tools.get(call.name)
+        if tool is None or call.problem is not None or call.scripted_result is not None:
+            return None
+        kind = PendingKind.CLIENT_TOOL if tool.tool.name == CLIENT_TOOL else None
+        if tool.configuration.require_approval and call.asked is None:
+            kind = PendingKind.APPROVAL
+        if kind is None:
+            return None
+        try:
+            _, fixed = self._arguments(call, tool)
+        except (ToolError, _CannotBeRun):
+            return None
+        timeout_s = self._limits.action_timeout_s
+        if tool.configuration.HasField("action_timeout"):
+            timeout_s = tool.configuration.action_timeout.ToTimedelta().total_seconds()
+        return AwaitedCall(
+            tool_call_id=call.tool_call_id,
+            kind=kind,
+            timeout_s=timeout_s,
+            override_json=dump_json(fixed) if fixed else "",
         )
 
     async def run(self, calls: Sequence[RecordedCall], recorder: TurnRecorder) -> None:
@@ -221,25 +252,41 @@ class ToolRunner:
         if tool is None:
             names = ", ".join(sorted(self._tools)) or "none"
             raise ToolError(f"There is no tool {call.name!r}. Tools: {names}.")
+        arguments, _ = self._arguments(call, tool)
+        try:
+            return await tool.tool.run(arguments, self._context_of(call, tool))
+        except UnresolvedReference as error:
+            raise self._cannot_be_run(call, error) from None
+
+    def _arguments(
+        self, call: RecordedCall, tool: AgentTool
+    ) -> tuple[dict[str, Json], dict[str, Json]]:
+        """Return the arguments, checked, and those of them that the configuration fixes."""
         arguments = parse_json(call.arguments_json)
         if not isinstance(arguments, dict):
             raise ToolError("The arguments must be a JSON object.")
         try:
-            fixed = resolve_overrides(
-                tool.override,
-                self._context.agent,
-                self._context.session,
-                filter_arguments(tool.tool),
-            )
-            # What the configuration fixes, the model can't change.
-            arguments = {**arguments, **fixed}
-            check_arguments(arguments, tool.tool.input_schema)
-            return await tool.tool.run(arguments, self._context_of(call, tool))
+            fixed = self._fixed(call, tool)
         except UnresolvedReference as error:
-            # Nothing that the model could do would help.
-            raise _CannotBeRun(
-                f"the tool {call.name!r} can't be run: {error} (in its configuration)"
-            ) from None
+            raise self._cannot_be_run(call, error) from None
+        # What the configuration fixes, the model can't change.
+        arguments = {**arguments, **fixed}
+        check_arguments(arguments, tool.tool.input_schema)
+        return arguments, fixed
+
+    def _fixed(self, call: RecordedCall, tool: AgentTool) -> dict[str, Json]:
+        if call.asked is not None:
+            # What somebody was shown is what runs.
+            fixed: dict[str, Json] = parse_json(call.asked.override_json or "{}")
+            return fixed
+        context = self._context
+        names = filter_arguments(tool.tool)
+        return resolve_overrides(tool.override, context.agent, context.session, names)
+
+    @staticmethod
+    def _cannot_be_run(call: RecordedCall, error: UnresolvedReference) -> _CannotBeRun:
+        # Nothing that the model could do would help.
+        return _CannotBeRun(f"the tool {call.name!r} can't be run: {error} (in its configuration)")
 
     def _context_of(self, call: RecordedCall, tool: AgentTool) -> ToolContext:
         context = self._context

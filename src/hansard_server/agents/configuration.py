@@ -9,11 +9,12 @@ from hansard.v1 import agent_pb2
 from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
 from hansard_server.agents.connections import Outside, UnknownConnection
 from hansard_server.agents.instructions import find_template_faults
-from hansard_server.agents.json_text import struct_to_json
+from hansard_server.agents.json_text import NotJson, parse_json, struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
 from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.overrides import filter_arguments, find_bad_references
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
+from hansard_server.agents.tools.client_tool import CLIENT_TOOL
 from hansard_server.domain.errors import (
     FieldViolation,
     InvalidAgentConfiguration,
@@ -59,10 +60,6 @@ def _check_served(agent: agent_pb2.Agent) -> None:
         )
     for name, configuration in agent.tool_configurations.items():
         path = f"tool_configurations.{name}"
-        if configuration.require_approval:
-            raise Unimplemented.of_field(
-                f"{path}.require_approval", "this server has no approval of tool calls yet"
-            )
         kind = configuration.WhichOneof("tool")
         if kind == "mcp" and find_spec("mcp") is None:
             raise Unimplemented.of_field(path, "this server was installed without the extra mcp")
@@ -87,13 +84,17 @@ def _check_retry(model: agent_pb2.Model) -> Iterator[FieldViolation]:
 def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
     for name in sorted(agent.tool_configurations):
         configuration = agent.tool_configurations[name]
-        # Only its server knows what arguments a tool elsewhere has.
+        fault = _fault_of_schema(configuration.client.input_schema_json)
+        if fault:
+            yield FieldViolation(f"tool_configurations.{name}.client.input_schema_json", fault)
+            continue
+        # Only its server knows what arguments a tool elsewhere has, only a client what its own.
         tool = BUILT_IN_TOOLS.get(configuration.WhichOneof("tool") or "")
         override = struct_to_json(configuration.argument_override)
         path = f"tool_configurations.{name}.argument_override"
         for argument, value in override.items():
             known = tool.input_schema.get("properties", {}) if tool else {argument}
-            if tool is not None and argument not in known:
+            if tool is not None and tool.name != CLIENT_TOOL and argument not in known:
                 yield FieldViolation(
                     f"{path}.{argument}",
                     f"{tool.name} has no such argument; it has {', '.join(sorted(known))}",
@@ -110,6 +111,23 @@ def _check_outside(agent: agent_pb2.Agent, outside: Outside) -> Iterator[FieldVi
                 outside.mcp_server(configuration.mcp.server)
             except UnknownConnection as error:
                 yield FieldViolation(f"tool_configurations.{name}.mcp.server", str(error))
+
+
+def _fault_of_schema(text: str) -> str:
+    """Return what is wrong with the schema of a client's tool, empty for nothing."""
+    if not text:
+        return ""
+    # Only agents with such tools need it.
+    from hansard_server.agents.tool_schemas import BadSchema, check_schema  # noqa: PLC0415
+
+    try:
+        schema = parse_json(text)
+        if not isinstance(schema, dict):
+            return "must be a JSON object"
+        check_schema(schema)
+    except (NotJson, BadSchema) as error:
+        return f"can't be used: {error}"
+    return ""
 
 
 def _check_filters(agent: agent_pb2.Agent, check_filter: CheckFilter) -> Iterator[FieldViolation]:

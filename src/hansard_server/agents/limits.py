@@ -20,6 +20,8 @@ class AgentLimits:
         calls_per_step: tool calls that one model call may make; one more ends the turn FAILED.
         parallel_calls: tool calls of one turn that run at a time; the others wait.
         tool_max_s: how long a tool may take, in seconds, before its call ends TIMED_OUT.
+        action_timeout_s: how long a call waits for an approval or a client's result, in seconds,
+            before it is closed as TIMED_OUT; a tool's configuration may say otherwise.
         tool_output_max_bytes: a tool's answer as it is kept in its event; of a larger one the event
             keeps the beginning, and the whole becomes an artifact.
         event_max_bytes: an event as it is stored.
@@ -34,6 +36,7 @@ class AgentLimits:
     calls_per_step: int = 128
     parallel_calls: int = 16
     tool_max_s: float = 300.0
+    action_timeout_s: float = 86_400.0
     tool_output_max_bytes: int = 64 * KIB
     event_max_bytes: int = MIB
     history_max_bytes: int = 4 * MIB

@@ -21,6 +21,7 @@ from hansard_server.agents.api import (
     TurnRecorder,
 )
 from hansard_server.agents.attempts import Attempts, Backoff
+from hansard_server.agents.awaited import run_calls
 from hansard_server.agents.calls import RecordedCall, ToolRunner
 from hansard_server.agents.history import model_history
 from hansard_server.agents.instructions import render_templates
@@ -43,7 +44,8 @@ async def run_agent(
     tools: ToolCatalog,
     limits: AgentLimits = _DEFAULT_LIMITS,
 ) -> None:
-    """Answer the turn's input: model calls and their tool calls, until one makes no tool call.
+    """Answer the turn's input: model calls and their tool calls, until one makes no tool call, or
+    somebody has to be asked about one: then the recorder knows.
 
     A turn that was taken over goes on from its last stored event. What the last model call has
     said waits in the recorder when this returns; when it raises or is cancelled, a text may be
@@ -55,7 +57,10 @@ async def run_agent(
     rendered = await render_templates(context, runner.tools)
     descriptions = describe_tools(runner.tools, rendered.descriptions)
     events = await recorder.history()
-    if await close_open_calls(events, runner, recorder):
+    closed = await close_open_calls(events, runner, recorder)
+    if closed is None:
+        return
+    if closed:
         events = await recorder.history()
 
     async def ask(step: int) -> Sequence[RecordedCall]:
@@ -80,7 +85,8 @@ async def run_agent(
         if not calls:
             return
         await recorder.flush()
-        await runner.run(calls, recorder)
+        if not await run_calls(calls, runner, recorder):
+            return
         await refresh()
     raise AgentProcessingFailed(
         f"The agent has made {limits.steps_per_turn} model calls without coming to an answer."

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import TurnRecorder
+from hansard_server.agents.awaited import run_calls
 from hansard_server.agents.calls import RecordedCall, ToolRunner
+from hansard_server.domain.records import PendingState
 
 
 def turn_events(events: Sequence[event_pb2.Event]) -> list[event_pb2.Event]:
@@ -30,11 +32,13 @@ def count_steps(events: Sequence[event_pb2.Event]) -> int:
 
 async def close_open_calls(
     events: Sequence[event_pb2.Event], runner: ToolRunner, recorder: TurnRecorder
-) -> bool:
-    """Give every call that the turn's former owner left open its one output.
+) -> bool | None:
+    """Give every call that the turn has left open its one output.
 
-    A call of a `rerun_safe` tool runs again under its id; any other may have had its effect, so it
-    is closed as INTERRUPTED and the model decides. Returns whether there was one.
+    A call that was approved runs now, and one that somebody has to be asked about is asked for. Of
+    the others, which its former owner ran, those of `rerun_safe` tools run again under their ids;
+    any other may have had its effect, so it is closed as INTERRUPTED and the model decides. Returns
+    whether there was one; None: the turn has to wait for somebody.
     """
     mine = turn_events(events)
     answered = {event.tool_output.tool_call_id for event in mine if event.HasField("tool_output")}
@@ -50,9 +54,9 @@ async def close_open_calls(
             name=call.tool_configuration_name,
             tool_name=call.tool_name,
             arguments_json=call.tool_input_json,
+            asked=recorder.pending.get(call.tool_call_id),
         )
-        tool = runner.tools.get(recorded.name)
-        if tool is not None and tool.rerun_safe:
+        if _may_run(recorded, runner):
             again.append(recorded)
         else:
             recorder.add(
@@ -64,6 +68,15 @@ async def close_open_calls(
             )
     if still_open:
         await recorder.flush()
-    if again:
-        await runner.run(again, recorder)
+    if again and not await run_calls(again, runner, recorder):
+        return None
     return bool(still_open)
+
+
+def _may_run(call: RecordedCall, runner: ToolRunner) -> bool:
+    """Return whether a call that is open can be run, or asked for, without doing a thing twice."""
+    if call.asked is not None and call.asked.state is not PendingState.BEGUN:
+        return True
+    tool = runner.tools.get(call.name)
+    never_ran = call.asked is None and runner.awaits(call) is not None
+    return never_ran or (tool is not None and tool.rerun_safe)

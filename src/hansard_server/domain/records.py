@@ -218,14 +218,55 @@ class OpenCall:
     tool_name: str
 
 
+class PendingKind(IntEnum):
+    """Whom a call waits for; the values are the contract's."""
+
+    APPROVAL = 1
+    CLIENT_TOOL = 2
+
+
+class PendingState(IntEnum):
+    """What has become of a call that somebody was asked about. Its output ends it."""
+
+    AWAITED = 1
+    APPROVED = 2
+    BEGUN = 3
+    """It was approved, and began to run: whether it had its effect is known by its output alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitedCall:
+    """An open call that somebody is to be asked about, for at most `timeout_s`.
+
+    `override_json`: the arguments that it will have over its own, a JSON object; empty: none.
+    """
+
+    tool_call_id: str
+    kind: PendingKind
+    timeout_s: float
+    override_json: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingCall:
+    """An open call that somebody was asked about; `override_json` as in AwaitedCall."""
+
+    tool_call_id: str
+    kind: PendingKind
+    expire_at_us: int
+    override_json: str = ""
+    state: PendingState = PendingState.AWAITED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRecord:
-    """A turn. `input`, `pending_calls` and `error` are serialized messages.
+    """A turn. `input` and `error` are serialized messages.
 
     `input` is a TurnInput, whose bytes are those of the Event payload that it becomes. `number`
     counts the turns of a session from 1, in the order in which their inputs were accepted.
     `taken_sequence` is that of its last event when it last changed hands, `steered_sequence` that
-    of the newest input that was put into it while it ran.
+    of the newest input that was put into it while it ran. `pending_calls` are those of the open
+    calls that somebody was asked about, decided ones too.
     """
 
     tenant: str
@@ -238,7 +279,7 @@ class TurnRecord:
     input: bytes
     first_sequence: int = 0
     last_sequence: int = 0
-    pending_calls: bytes = b""
+    pending_calls: tuple[PendingCall, ...] = ()
     attempt: int = 0
     error: bytes = b""
     usage: Usage = field(default_factory=Usage)
@@ -249,6 +290,11 @@ class TurnRecord:
     created_at_us: int
     started_at_us: int | None = None
     ended_at_us: int | None = None
+
+    @property
+    def awaited_calls(self) -> tuple[PendingCall, ...]:
+        """The calls that nobody has answered yet."""
+        return tuple(c for c in self.pending_calls if c.state is PendingState.AWAITED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,9 +32,12 @@ from hansard_server.repository.blobs import BlobReads, BlobWrites
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
+    AnswerCalls,
     AppendDrafts,
     Appended,
+    AwaitCalls,
     CancelQueued,
+    ExpireCalls,
     FindInterrupted,
     Finished,
     FinishTurn,
@@ -293,6 +296,12 @@ class ReadTx(AccessReads, BlobReads, CorpusReads, Protocol):
         """
         ...
 
+    def find_expired_calls(self, limit: int) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant, session uid, turn id) of turns, of every tenant, that wait for somebody
+        and have a call whose time has run out.
+        """
+        ...
+
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
         ...
@@ -484,7 +493,13 @@ class Store(Protocol):
     @overload
     async def submit(self, command: AcceptInput) -> Accepted: ...
     @overload
+    async def submit(self, command: AnswerCalls) -> Accepted: ...
+    @overload
     async def submit(self, command: RecordStep) -> Recorded: ...
+    @overload
+    async def submit(self, command: AwaitCalls) -> TurnRecord: ...
+    @overload
+    async def submit(self, command: ExpireCalls) -> TurnRecord | None: ...
     @overload
     async def submit(self, command: FinishTurn) -> Finished: ...
     @overload

@@ -14,6 +14,7 @@ from enum import Enum, IntEnum
 from hansard_server.domain.errors import DomainError
 from hansard_server.domain.records import (
     ArtifactRecord,
+    AwaitedCall,
     Claim,
     EventRecord,
     EventType,
@@ -201,13 +202,15 @@ class RecordStep:
 
     Raises LeaseLost when the turn is not RUNNING under this fence any more (the session was
     deleted, somebody took the turn over or ended it), QuotaExceeded when the drafts' artifacts are
-    more than `quota` allows (None: any): nothing is written.
+    more than `quota` allows (None: any): nothing is written. `begun` are calls that were approved,
+    and run from now on.
     """
 
     turn: TurnRef
     drafts: tuple[Draft, ...]
     usage: Usage = NO_USAGE
     quota: ArtifactQuota | None = None
+    begun: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +229,8 @@ class FinishTurn:
     `close_call` makes, the turn gets its status, and the session's next waiting turn, if there is
     one and `start_next` holds, starts under the lease. A claim, given for an interrupt, is kept
     with the turn and the event that says so. Raises LeaseLost as RecordStep does; UnreadInput when
-    the turn would be COMPLETED and an input was steered into it after `read_sequence`.
+    the turn would be COMPLETED and an input was steered into it after `read_sequence`. With
+    `waiting` the turn is one that waits for somebody, under this fence, and has no owner.
     """
 
     turn: TurnRef
@@ -239,6 +243,7 @@ class FinishTurn:
     start_next: bool = True
     read_sequence: int | None = None
     claim: Claim | None = None
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +282,73 @@ class HandOn:
     turn: TurnRef
     drafts: tuple[Draft, ...] = ()
     usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitCalls:
+    """Have a running turn wait for somebody: REQUIRES_ACTION, without a lease. Result: TurnRecord.
+
+    `calls` are open calls, one at least; their time begins now. What `drafts` and `usage` hold is
+    written before. Raises LeaseLost as RecordStep does.
+    """
+
+    turn: TurnRef
+    calls: tuple[AwaitedCall, ...]
+    drafts: tuple[Draft, ...] = ()
+    usage: Usage = NO_USAGE
+
+
+class AnswerKind(Enum):
+    """What somebody answers who was asked about a call."""
+
+    OUTPUT = "output"
+    APPROVE = "approve"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswer:
+    """The answer to one call; `close` makes its output, and is not asked for an approval's."""
+
+    tool_call_id: str
+    kind: AnswerKind
+    close: CloseCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerCalls:
+    """Answer calls of the turn that waits for somebody, all or none. Result: Accepted.
+
+    Outputs and rejections are written as tool_outputs; an approval is noted. When no call is
+    awaited any more the turn is RUNNING under the lease and a new fence, and as if it began: its
+    `attempt` is 1. `from_sequence` is that of the first output, else of whatever comes next.
+    Raises, in this order: AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn;
+    AgentDisabled, SessionDisabled; the `fault`; ToolCallNotPending for a call that is not awaited
+    or whose time has run out; InvalidRequest for an answer that does not fit the call's kind;
+    SequenceMismatch. A call is named once.
+    """
+
+    session: SessionName
+    answers: tuple[CallAnswer, ...]
+    lease: Lease
+    claim: Claim | None = None
+    expected_last_sequence: int | None = None
+    fault: DomainError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireCalls:
+    """Close the awaited calls of a turn whose time has run out, by `close`. Result: see below.
+
+    The turn, running under the lease, when no call is awaited any more; else None. Nothing happens
+    to a turn that does not wait.
+    """
+
+    tenant: str
+    session_uid: str
+    turn_id: str
+    close: CloseCall
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,11 +401,11 @@ class StartNext:
     lease: Lease
 
 
-NamedCommand = AppendDrafts | AcceptInput | CancelQueued | FindInterrupted
+NamedCommand = AppendDrafts | AcceptInput | AnswerCalls | CancelQueued | FindInterrupted
 """Commands that name their session by its keys."""
-OwnedCommand = RecordStep | FinishTurn | HandOn
+OwnedCommand = RecordStep | FinishTurn | AwaitCalls | HandOn
 """Commands of a turn's owner."""
-Command = NamedCommand | OwnedCommand | TakeTurn | StartNext
+Command = NamedCommand | OwnedCommand | TakeTurn | ExpireCalls | StartNext
 
 
 class UnreadInput(Exception):  # noqa: N818 - a state of affairs

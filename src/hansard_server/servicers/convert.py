@@ -10,9 +10,11 @@ from hansard_server.domain.access import ApiKeyRecord
 from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import (
     AgentRecord,
+    PendingCall,
     SessionHead,
     SessionView,
     TurnRecord,
+    TurnStatus,
     Usage,
 )
 
@@ -90,6 +92,8 @@ def to_turn(record: TurnRecord, agent_key: str, session_key: str) -> turn_pb2.Tu
         usage=to_usage(record.usage),
         created_at=to_timestamp(record.created_at_us),
     )
+    if record.status is TurnStatus.REQUIRES_ACTION:
+        turn.pending_calls.extend(map(_pending_call, record.awaited_calls))
     if record.error:
         turn.error.MergeFromString(record.error)
     if record.started_at_us is not None:
@@ -97,6 +101,15 @@ def to_turn(record: TurnRecord, agent_key: str, session_key: str) -> turn_pb2.Tu
     if record.ended_at_us is not None:
         turn.ended_at.CopyFrom(to_timestamp(record.ended_at_us))
     return turn
+
+
+def _pending_call(call: PendingCall) -> turn_pb2.PendingCall:
+    return turn_pb2.PendingCall(
+        tool_call_id=call.tool_call_id,
+        kind=turn_pb2.PendingCallKind.ValueType(call.kind),
+        expire_at=to_timestamp(call.expire_at_us),
+        argument_override_json=call.override_json,
+    )
 
 
 def to_api_key(record: ApiKeyRecord, secret: str = "") -> access_pb2.ApiKey:

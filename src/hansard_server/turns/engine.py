@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import typing
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from hansard_server.domain.errors import (
     ModelUnavailable,
     RateLimitExceeded,
     StoreUnavailable,
+    TurnNotFound,
 )
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.records import Claim, TurnRecord, TurnStatus, Usage
@@ -30,7 +32,9 @@ from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (
     ArtifactQuota,
+    AwaitCalls,
     Draft,
+    ExpireCalls,
     Finished,
     FinishTurn,
     HandOn,
@@ -42,7 +46,12 @@ from hansard_server.repository.commands import (
 from hansard_server.turns.feeds import Feeds, SessionFeed
 from hansard_server.turns.mirrors import Peers, PeerUnavailable, TurnKey
 from hansard_server.turns.patience import outlast
-from hansard_server.turns.payloads import close_call, interrupted_payload, make_draft
+from hansard_server.turns.payloads import (
+    close_call,
+    expire_call,
+    interrupted_payload,
+    make_draft,
+)
 from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, with_new_ids
 
 _log = structlog.get_logger("hansard.turns")
@@ -206,18 +215,33 @@ class TurnEngine:
         running.task = asyncio.create_task(self._run(running), name=f"turn-{turn.id}")
 
     async def interrupt(self, turn: TurnRecord, interruption: Interruption) -> None:
-        """End a running turn: by its owner, this process or another, else by taking it from there.
+        """End a running turn: by its owner, this process or another, else by taking it from there;
+        one that waits for somebody: at once.
 
         Does nothing when the turn has ended meanwhile.
         """
+        where = (turn.tenant, turn.session_uid, turn.id)
+        while not turn.status.ended:
+            # It may begin to wait, or go on, before it is reached.
+            with contextlib.suppress(LeaseLost):
+                await self._interrupt_once(turn, interruption)
+            try:
+                turn = await self._store.read(lambda tx: tx.get_turn(*where))
+            except TurnNotFound:
+                # Its session was deleted, and has been purged.
+                return
+
+    async def _interrupt_once(self, turn: TurnRecord, interruption: Interruption) -> None:
+        if turn.status is TurnStatus.REQUIRES_ACTION:
+            await self._end(turn, TurnStatus.INTERRUPTED, None, (), Usage(), interruption)
+            return
         if turn.id in self._running:
             if await self.interrupt_here(turn.id, interruption):
                 return
         elif await self._ask_owner(turn, interruption):
             return
-        with contextlib.suppress(LeaseLost):
-            taken = await self._take(turn, force=True)
-            await self._end(taken, TurnStatus.INTERRUPTED, None, (), Usage(), interruption)
+        taken = await self._take(turn, force=True)
+        await self._end(taken, TurnStatus.INTERRUPTED, None, (), Usage(), interruption)
 
     async def interrupt_here(self, turn_id: str, interruption: Interruption) -> bool:
         """End a turn that runs here; return whether it ended in time. If not, it is given up."""
@@ -298,6 +322,23 @@ class TurnEngine:
             )
             await self._end(taken, TurnStatus.FAILED, error, (), Usage(), None)
 
+    async def expire(self, tenant: str, session_uid: str, turn_id: str) -> None:
+        """Close what a turn has waited for too long; it goes on here when nothing else is awaited.
+
+        Nothing happens when another process has done so already.
+        """
+        turn = await self._store.submit(
+            ExpireCalls(
+                tenant=tenant,
+                session_uid=session_uid,
+                turn_id=turn_id,
+                close=expire_call,
+                lease=self.lease,
+            )
+        )
+        if turn is not None:
+            self.start(turn)
+
     async def _run(self, running: RunningTurn) -> None:
         turn = running.turn
         with self._feeds.use(turn.tenant, turn.session_uid) as feed:
@@ -333,6 +374,11 @@ class TurnEngine:
                 _log.info("turn_handed_on", turn_id=turn.id)
                 self.on_given_up()
                 return
+            if status is TurnStatus.COMPLETED and recorder.awaited:
+                if running.interruption is None:
+                    await self._wait_for_action(turn, recorder)
+                    return
+                status = TurnStatus.INTERRUPTED
             # A text that the model did not come to end is stored as readers have seen it.
             recorder.end_text(partial=status is not TurnStatus.COMPLETED)
             read_sequence = recorder.read_sequence
@@ -346,6 +392,14 @@ class TurnEngine:
                 recorder.put_back(drafts, usage)
             else:
                 return
+
+    async def _wait_for_action(self, turn: TurnRecord, recorder: Recorder) -> None:
+        drafts, usage = recorder.take()
+        command = AwaitCalls(
+            turn=turn_ref(turn), calls=recorder.awaited, drafts=drafts, usage=usage
+        )
+        await self._submit_end(command)
+        _log.info("turn_requires_action", turn_id=turn.id, calls=len(command.calls))
 
     async def _answer(
         self, running: RunningTurn, recorder: Recorder
@@ -412,6 +466,7 @@ class TurnEngine:
             start_next=not self._draining,
             read_sequence=read_sequence,
             claim=claim,
+            waiting=turn.status is TurnStatus.REQUIRES_ACTION,
         )
         finished = await self._submit_end(command)
         if finished.next_turn is not None:
@@ -420,8 +475,12 @@ class TurnEngine:
             # Something may wait in the session.
             self.on_given_up()
 
-    async def _submit_end(self, command: FinishTurn) -> Finished:
-        # A turn must end: nobody else would do it while this process holds the lease.
+    @typing.overload
+    async def _submit_end(self, command: FinishTurn) -> Finished: ...
+    @typing.overload
+    async def _submit_end(self, command: AwaitCalls) -> TurnRecord: ...
+    async def _submit_end(self, command: FinishTurn | AwaitCalls) -> Finished | TurnRecord:
+        # A turn must end, or wait: nobody else would do it while this process holds the lease.
         retry_s = _FINISH_RETRY_FIRST_S
         while True:
             try:

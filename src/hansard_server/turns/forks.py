@@ -356,7 +356,7 @@ def _cut_turn(ref: ForkRef, contents: _Contents, now: int) -> TurnRecord | None:
         input=original.input if copy.first_event_id == original.input_event_id else b"",
         first_sequence=copy.first_sequence,
         last_sequence=contents.last_of_turn.get(copy.id, copy.last_sequence),
-        pending_calls=b"",
+        pending_calls=(),
         error=b"",
         usage=Usage() if cut_short else original.usage,
         open_calls=(),

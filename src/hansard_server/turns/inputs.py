@@ -17,6 +17,7 @@ from hansard_server.repository.api import EventScan, Store
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,
+    AnswerCalls,
     AppendDrafts,
     Appended,
     CancelQueued,
@@ -26,6 +27,7 @@ from hansard_server.repository.commands import (
     WhenBusy,
 )
 from hansard_server.resources.fingerprints import fingerprint
+from hansard_server.turns.answers import make_answers
 from hansard_server.turns.drafts import (
     Reference,
     check_drafts,
@@ -88,6 +90,8 @@ class Inputs:
             sending = self._interrupt(tenant, request)
         elif kind == "input_message":
             sending = self._send_message(tenant, request)
+        elif kind == "tool_results":
+            sending = self._send_results(tenant, request)
         else:
             raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
         async with aclosing(sending) as items:
@@ -147,6 +151,29 @@ class Inputs:
             expected_last_sequence=_expected(request),
             fault=fault,
         )
+        async with aclosing(self._accept_and_follow(command, request)) as items:
+            async for item in items:
+                yield item
+
+    async def _send_results(
+        self, tenant: str, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+        """Answer calls that the session's turn waits for, and yield its items from there."""
+        command = AnswerCalls(
+            session=_session_name(tenant, request),
+            answers=make_answers(request.tool_results, self._limits),
+            lease=self._engine.lease,
+            claim=_send_claim(request),
+            expected_last_sequence=_expected(request),
+            fault=self._engine.overload,
+        )
+        async with aclosing(self._accept_and_follow(command, request)) as items:
+            async for item in items:
+                yield item
+
+    async def _accept_and_follow(
+        self, command: AcceptInput | AnswerCalls, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
         async with (
             self._accept(command) as (accepted, feed),
             aclosing(self._follow(accepted, feed, request)) as items,
@@ -249,7 +276,9 @@ class Inputs:
         return bound, None
 
     @asynccontextmanager
-    async def _accept(self, command: AcceptInput) -> AsyncIterator[tuple[Accepted, SessionFeed]]:
+    async def _accept(
+        self, command: AcceptInput | AnswerCalls
+    ) -> AsyncIterator[tuple[Accepted, SessionFeed]]:
         """Take the input and start its turn, even if the caller goes away meanwhile.
 
         The session's feed is in use from before the turn's start: a reader misses nothing of it.
@@ -264,7 +293,7 @@ class Inputs:
             yield accepted, feed
 
     async def _accept_and_start(
-        self, command: AcceptInput
+        self, command: AcceptInput | AnswerCalls
     ) -> tuple[Accepted, ExitStack, SessionFeed]:
         accepted = await self._store.submit(command)
         turn = accepted.turn
@@ -273,6 +302,10 @@ class Inputs:
         if accepted.input_event is not None and not accepted.from_sequence:
             feed.seed(turn, accepted.input_event)
             self._engine.start(turn)
+        elif isinstance(command, AnswerCalls) and not accepted.claimed:
+            feed.put_turn(turn)
+            if turn.status is TurnStatus.RUNNING:
+                self._engine.start(turn)
         return accepted, held, feed
 
     async def _follow(
@@ -280,8 +313,10 @@ class Inputs:
     ) -> AsyncGenerator[Item, None]:
         turn = accepted.turn
         if self._feeds.draining:
-            # The input's own event has not been sent.
+            # What the input itself has written has not been sent.
             sent = accepted.last_sequence - (accepted.input_event is not None)
+            if accepted.from_sequence:
+                sent = min(sent, accepted.from_sequence - 1)
             raise shutting_down(turn.session_uid, sent)
         position = accepted.position
         if accepted.claimed and turn.status is TurnStatus.QUEUED:

@@ -66,6 +66,9 @@ class TurnKeeper:
             )
             if not abandoned:
                 break
+        found = expired = await self._store.read(lambda tx: tx.find_expired_calls(_RECOVERY_BATCH))
+        # What there is more of comes in the next round: a clock that is behind must not hold this.
+        await asyncio.gather(*(self._engine.expire(*turn) for turn in expired))
         found = [None] * _RECOVERY_BATCH
         while len(found) == _RECOVERY_BATCH:
             found = queues = await self._store.read(lambda tx: tx.find_idle_queues(_RECOVERY_BATCH))

@@ -69,11 +69,19 @@ def interrupted_payload(reason: str) -> event_pb2.Event:
     return event_pb2.Event(session_interrupted=event_pb2.SessionInterrupted(reason=reason))
 
 
+_TIMED_OUT_JSON = '{"error":"nobody answered in time"}'
 _ENDED_JSON = '{"error":"the turn ended before the tool had answered"}'
 
 
 def close_call(call: OpenCall, output_json: str = _ENDED_JSON) -> Draft:
     """Return the output of a call that its turn left open: INTERRUPTED."""
+    return make_output(call, output_json, event_pb2.TOOL_OUTCOME_INTERRUPTED)
+
+
+def make_output(
+    call: OpenCall, output_json: str, outcome: event_pb2.ToolOutcome.ValueType
+) -> Draft:
+    """Return the output of an open call; every outcome but COMPLETED is an error."""
     return make_draft(
         event_pb2.Event(
             tool_output=event_pb2.ToolOutput(
@@ -81,11 +89,16 @@ def close_call(call: OpenCall, output_json: str = _ENDED_JSON) -> Draft:
                 tool_configuration_name=call.tool_configuration_name,
                 tool_name=call.tool_name,
                 tool_output_json=output_json,
-                error=True,
-                outcome=event_pb2.TOOL_OUTCOME_INTERRUPTED,
+                error=outcome != event_pb2.TOOL_OUTCOME_COMPLETED,
+                outcome=outcome,
             )
         )
     )
+
+
+def expire_call(call: OpenCall) -> Draft:
+    """Return the output of a call that nobody answered in time: TIMED_OUT."""
+    return make_output(call, _TIMED_OUT_JSON, event_pb2.TOOL_OUTCOME_TIMED_OUT)
 
 
 def encode_event(event: EventRecord, agent_key: str, session_key: str) -> bytes:

@@ -270,7 +270,7 @@ class Readers:
         Raises ServerShuttingDown on a drain, SessionNotFound when the session is deleted,
         CursorOutOfRange when `after_sequence` is ahead of the session.
         """
-        told = {turn.id for turn in feed.turns.values() if _stopped(turn)}
+        told = {_stop(turn) for turn in feed.turns.values() if _stopped(turn)}
         pulse = await self._store.read(lambda tx: _read_pulse(tx, session))
         feed.learn(pulse)
         last_sequence, alteration = pulse.last_sequence, pulse.alteration_count
@@ -378,10 +378,15 @@ def _stopped(turn: TurnRecord) -> bool:
     return turn.status.ended or turn.status is TurnStatus.REQUIRES_ACTION
 
 
-def _newly_stopped(feed: SessionFeed, told: set[str]) -> list[TurnRecord]:
-    stopped = [turn for turn in feed.turns.values() if _stopped(turn) and turn.id not in told]
-    told &= set(feed.turns)
-    told |= {turn.id for turn in stopped}
+def _stop(turn: TurnRecord) -> tuple[str, int, TurnStatus]:
+    # A turn may wait again and again, each time under another fence.
+    return (turn.id, turn.fence, turn.status)
+
+
+def _newly_stopped(feed: SessionFeed, told: set[tuple[str, int, TurnStatus]]) -> list[TurnRecord]:
+    stopped = [turn for turn in feed.turns.values() if _stopped(turn) and _stop(turn) not in told]
+    told &= {_stop(turn) for turn in feed.turns.values()}
+    told |= {_stop(turn) for turn in stopped}
     return stopped
 
 

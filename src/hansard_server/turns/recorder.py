@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import MadeFile, TextKind
 from hansard_server.domain.errors import EventAlreadyExists, EventNotFound, StoreUnavailable
 from hansard_server.domain.keys import make_event_id
-from hansard_server.domain.records import EventRecord, TurnRecord, Usage
+from hansard_server.domain.records import (
+    AwaitedCall,
+    EventRecord,
+    PendingCall,
+    TurnRecord,
+    Usage,
+)
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.repository.commands import ArtifactQuota, Draft, RecordStep, TurnRef
 from hansard_server.turns import patience
@@ -56,7 +62,10 @@ class Recorder:
         self._drafts: list[Draft] = []
         self._usage = Usage()
         self._open_calls = {call.tool_call_id for call in turn.open_calls}
+        self._pending = {call.tool_call_id: call for call in turn.pending_calls}
         self._handing_on = False
+        self.awaited: tuple[AwaitedCall, ...] = ()
+        """The calls that the turn is to wait for."""
         self.read_sequence = 0
         """The last sequence of the session that `history` has told the agent of."""
 
@@ -113,8 +122,26 @@ class Recorder:
             raise
         self._check_handing_on()
 
-    async def _write(self, drafts: tuple[Draft, ...], usage: Usage) -> None:
-        step = RecordStep(turn=self._ref, drafts=drafts, usage=usage, quota=self._artifact_quota)
+    @property
+    def pending(self) -> Mapping[str, PendingCall]:
+        """The open calls that somebody had been asked about; see the Protocol."""
+        return self._pending
+
+    async def begin(self, tool_call_ids: Sequence[str]) -> None:
+        """Return when it is on disk that approved calls run; see the Protocol."""
+        drafts, usage = self.take()
+        await self._write(drafts, usage, begun=tuple(tool_call_ids))
+
+    def require_action(self, calls: Sequence[AwaitedCall]) -> None:
+        """Have the turn wait for somebody; see the Protocol."""
+        self.awaited = tuple(calls)
+
+    async def _write(
+        self, drafts: tuple[Draft, ...], usage: Usage, *, begun: tuple[str, ...] = ()
+    ) -> None:
+        step = RecordStep(
+            turn=self._ref, drafts=drafts, usage=usage, quota=self._artifact_quota, begun=begun
+        )
         for pause_s in patience.STORE_PAUSES_S:
             try:
                 await self._store.submit(step)

@@ -64,10 +64,6 @@ def test_what_later_versions_serve_is_unimplemented() -> None:
     agent.first_step.output_parser.structured.schema_name = "x"
     with pytest.raises(Unimplemented, match="structured"):
         check_agent(agent)
-    agent = make_agent(tools=TOOLS)
-    agent.tool_configurations["artifact_read"].require_approval = True
-    with pytest.raises(Unimplemented, match=r"tool_configurations.artifact_read.require_approval"):
-        check_agent(agent)
 
 
 def test_overrides_must_name_arguments_and_things_that_can_be() -> None:

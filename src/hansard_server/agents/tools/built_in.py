@@ -8,6 +8,7 @@ from hansard_server.agents.api import Tool
 from hansard_server.agents.tools.artifact_create import ArtifactCreate
 from hansard_server.agents.tools.artifact_grep import ArtifactGrep
 from hansard_server.agents.tools.artifact_read import ArtifactRead
+from hansard_server.agents.tools.client_tool import ClientTool
 from hansard_server.agents.tools.corpora_search import CorporaSearch
 from hansard_server.agents.tools.document_conversion import DocumentConversion
 from hansard_server.agents.tools.document_index import DocumentIndex
@@ -21,6 +22,7 @@ BUILT_IN_TOOLS: Mapping[str, Tool] = {
         ArtifactCreate(),
         ArtifactGrep(),
         ArtifactRead(),
+        ClientTool(),
         CorporaSearch(),
         _conversion,
         DocumentIndex(_conversion),

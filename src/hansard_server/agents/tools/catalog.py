@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hansard.v1 import agent_pb2
-from hansard_server.agents.api import Json, Tool, ToolDescription
+from hansard_server.agents.api import ConfiguredTool, Json, Tool, ToolDescription
 from hansard_server.agents.json_text import struct_to_json
 
 
@@ -52,6 +52,7 @@ class ToolCatalog:
             kind = configuration.WhichOneof("tool") or ""
             tool = self._configured.get(name) or self._tools.get(kind)
             if tool is not None:
+                tool = configured_tool(tool, configuration)
                 found[name] = AgentTool(
                     tool=tool,
                     description=configuration.description_template or tool.description,
@@ -61,6 +62,11 @@ class ToolCatalog:
                     configuration=configuration,
                 )
         return found
+
+
+def configured_tool(tool: Tool, configuration: agent_pb2.ToolConfiguration) -> Tool:
+    """Return the tool as the configuration has it: mostly itself."""
+    return tool.configured(configuration) if isinstance(tool, ConfiguredTool) else tool
 
 
 def describe_tools(

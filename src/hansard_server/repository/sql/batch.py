@@ -24,10 +24,13 @@ from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (
     AcceptInput,
+    AnswerCalls,
     AppendDrafts,
+    AwaitCalls,
     CancelQueued,
     ClaimScope,
     Command,
+    ExpireCalls,
     FindInterrupted,
     FinishTurn,
     HandOn,
@@ -41,7 +44,7 @@ from hansard_server.repository.commands import (
     WhenBusy,
 )
 from hansard_server.repository.sql import batch_statements as statements
-from hansard_server.repository.sql import decisions
+from hansard_server.repository.sql import decisions, pending
 from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.keysets import encode_keys
@@ -233,7 +236,7 @@ class Batch:
                 return Skipped()
             if isinstance(command, NamedCommand):
                 return session_not_found(command.session)
-            return None if isinstance(command, StartNext) else LeaseLost()
+            return None if isinstance(command, StartNext | ExpireCalls) else LeaseLost()
         try:
             return _apply(state, named, command)
         except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
@@ -311,11 +314,11 @@ class _Wanted:
 
 def _turn_needed(state: SessionState, command: Command) -> str | None:
     match command:
-        case RecordStep() | FinishTurn() | HandOn():
+        case RecordStep() | FinishTurn() | AwaitCalls() | HandOn():
             return command.turn.turn_id
-        case TakeTurn() | CancelQueued():
+        case TakeTurn() | ExpireCalls() | CancelQueued():
             return command.turn_id
-        case FindInterrupted() | AcceptInput(when_busy=WhenBusy.STEER):
+        case FindInterrupted() | AnswerCalls() | AcceptInput(when_busy=WhenBusy.STEER):
             return state.head.unfinished_turn_id
         case _:
             return None
@@ -327,6 +330,8 @@ def _apply(state: SessionState, named: Named | None, command: Command) -> Outcom
             return decisions.append_drafts(state, named, command)
         case AcceptInput() if named is not None:
             return decisions.accept_input(state, named, command)
+        case AnswerCalls() if named is not None:
+            return pending.answer_calls(state, named, command)
         case FindInterrupted() if named is not None:
             return decisions.find_interrupted(state, named, command)
         case _:
@@ -335,7 +340,9 @@ def _apply(state: SessionState, named: Named | None, command: Command) -> Outcom
 
 
 _DECISIONS: dict[type, Callable[[SessionState, Any], Outcome]] = {
+    AwaitCalls: pending.await_calls,
     CancelQueued: decisions.cancel_queued,
+    ExpireCalls: pending.expire_calls,
     FinishTurn: decisions.finish_turn,
     HandOn: decisions.hand_on,
     RecordStep: decisions.record_step,

@@ -107,6 +107,7 @@ TURN_COLUMNS = (
     "first_sequence",
     "last_sequence",
     "pending_calls",
+    "pending_until",
     "attempt",
     "error",
     "input_tokens",

@@ -28,6 +28,7 @@ from hansard_server.domain.records import (
     EventRecord,
     EventType,
     OpenCall,
+    PendingState,
     SessionStatus,
     TurnRecord,
     TurnStatus,
@@ -73,13 +74,13 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
     earlier = _find_claim(state, command.scope, command.claim)
     if earlier is not None:
         return Appended(session_uid=state.uid, events=earlier.events or ())
-    _check_enabled(named)
+    check_enabled(named)
     if command.fault is not None:
         raise command.fault
     only_custom = all(draft.type is EventType.CUSTOM for draft in command.drafts)
     if state.head.busy and not only_custom and not command.while_busy:
         raise _busy()
-    _check_sequence(state, command.expected_last_sequence)
+    check_sequence(state, command.expected_last_sequence)
     if command.upload is not None:
         _check_quota(state, command.upload.artifacts, command.upload.quota)
     fresh = _check_drafts(state, command.drafts)
@@ -104,10 +105,10 @@ def append_drafts(state: SessionState, named: Named, command: AppendDrafts) -> A
 
 def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Accepted:
     """Decide AcceptInput; see there."""
-    earlier = _find_sent(state, command.claim)
+    earlier = find_sent(state, command.claim)
     if earlier is not None:
         return earlier
-    _check_enabled(named)
+    check_enabled(named)
     if command.fault is not None:
         raise command.fault
     _check_events(state, 1, command.max_events)
@@ -129,7 +130,7 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
                     used=head.queued_turns,
                 ),
             )
-    _check_sequence(state, command.expected_last_sequence)
+    check_sequence(state, command.expected_last_sequence)
 
     queued = head.busy
     head.turn_count += 1
@@ -191,12 +192,16 @@ def _steer(state: SessionState, held: HeldTurn, command: AcceptInput) -> Accepte
 
 def record_step(state: SessionState, command: RecordStep) -> Recorded:
     """Decide RecordStep; see there."""
-    held = _hold(state, command.turn)
+    held = hold(state, command.turn)
     made = tuple(artifact for draft in command.drafts for artifact in draft.artifacts)
     if made and command.quota is not None:
         _check_quota(state, made, command.quota)
-    turn, written = _write_turn_events(state, held.record, command.drafts)
-    turn = replace(turn, usage=turn.usage + command.usage)
+    turn, written = write_turn_events(state, held.record, command.drafts)
+    pending = tuple(
+        replace(call, state=PendingState.BEGUN) if call.tool_call_id in command.begun else call
+        for call in turn.pending_calls
+    )
+    turn = replace(turn, usage=turn.usage + command.usage, pending_calls=pending)
     state.head.usage += command.usage
     state.head_changed = True
     state.put_turn(replace(held, record=turn))
@@ -205,22 +210,22 @@ def record_step(state: SessionState, command: RecordStep) -> Recorded:
 
 def finish_turn(state: SessionState, command: FinishTurn) -> Finished:
     """Decide FinishTurn; see there."""
-    held = _hold(state, command.turn)
+    held = hold(state, command.turn, waiting=command.waiting)
     if (
         command.status is TurnStatus.COMPLETED
         and command.read_sequence is not None
         and held.record.steered_sequence > command.read_sequence
     ):
         raise UnreadInput
-    turn, written = _write_turn_events(state, held.record, command.drafts)
+    turn, written = write_turn_events(state, held.record, command.drafts)
     closing = tuple(command.close_call(call) for call in turn.open_calls)
-    turn, closed = _write_turn_events(state, turn, closing)
+    turn, closed = write_turn_events(state, turn, closing)
     turn = replace(
         turn,
         status=command.status,
         usage=turn.usage + command.usage,
         error=command.error,
-        pending_calls=b"",
+        pending_calls=(),
         ended_at_us=state.now_us,
     )
     head = state.head
@@ -264,8 +269,8 @@ def take_turn(state: SessionState, command: TakeTurn) -> TurnRecord:
 
 def hand_on(state: SessionState, command: HandOn) -> None:
     """Decide HandOn; see there."""
-    held = _hold(state, command.turn)
-    turn, _ = _write_turn_events(state, held.record, command.drafts)
+    held = hold(state, command.turn)
+    turn, _ = write_turn_events(state, held.record, command.drafts)
     state.head.usage += command.usage
     state.head_changed = True
     state.put_turn(HeldTurn(replace(turn, usage=turn.usage + command.usage, fence=turn.fence + 1)))
@@ -290,9 +295,9 @@ def cancel_queued(state: SessionState, command: CancelQueued) -> TurnRecord:
 
 def find_interrupted(state: SessionState, named: Named, command: FindInterrupted) -> Interruptible:
     """Decide FindInterrupted; see there."""
-    claimed = _find_sent(state, command.claim)
+    claimed = find_sent(state, command.claim)
     if claimed is None and command.for_input:
-        _check_enabled(named)
+        check_enabled(named)
         if command.fault is not None:
             raise command.fault
         if command.needs_idle and state.head.busy:
@@ -315,7 +320,8 @@ def start_next(state: SessionState, command: StartNext) -> TurnRecord | None:
     return state.start_next(command.lease)
 
 
-def _find_sent(state: SessionState, claim: Claim | None) -> Accepted | None:
+def find_sent(state: SessionState, claim: Claim | None) -> Accepted | None:
+    """Return the turn that the claim was made for, if it was. Raises RequestIdReused."""
     earlier = _find_claim(state, ClaimScope.SEND_EVENT, claim)
     if earlier is None or earlier.turn_id is None:
         return None
@@ -340,7 +346,8 @@ def _find_claim(state: SessionState, scope: ClaimScope, claim: Claim | None) -> 
     return earlier
 
 
-def _check_enabled(named: Named) -> None:
+def check_enabled(named: Named) -> None:
+    """Raise AgentDisabled, SessionDisabled."""
     if not named.agent_enabled:
         msg = "the agent is disabled"
         raise AgentDisabled(msg)
@@ -353,7 +360,8 @@ def _busy() -> SessionBusy:
     return SessionBusy("a turn of the session is unfinished", retry_after_s=1.0)
 
 
-def _check_sequence(state: SessionState, expected: int | None) -> None:
+def check_sequence(state: SessionState, expected: int | None) -> None:
+    """Raise SequenceMismatch unless the session's last sequence is the expected one."""
     last = state.head.last_sequence
     if expected is not None and expected != last:
         msg = f"expected_last_sequence: is {expected}, but the session's last sequence is {last}"
@@ -423,20 +431,19 @@ def _check_call(calls: dict[str, tuple[set[EventType], bool]], draft: Draft, ind
     types.add(draft.type)
 
 
-def _hold(state: SessionState, ref: TurnRef) -> HeldTurn:
+def hold(state: SessionState, ref: TurnRef, *, waiting: bool = False) -> HeldTurn:
+    """Return the turn that runs, or waits for somebody, under this fence. Raises LeaseLost."""
     held = state.turns.get(ref.turn_id)
-    if (
-        held is None
-        or held.record.status is not TurnStatus.RUNNING
-        or held.record.fence != ref.fence
-    ):
+    status = TurnStatus.REQUIRES_ACTION if waiting else TurnStatus.RUNNING
+    if held is None or held.record.status is not status or held.record.fence != ref.fence:
         raise LeaseLost
     return held
 
 
-def _write_turn_events(
+def write_turn_events(
     state: SessionState, turn: TurnRecord, drafts: tuple[Draft, ...]
 ) -> tuple[TurnRecord, list[EventRecord]]:
+    """Write events of the turn; return it with the calls that are open then, and the events."""
     if not drafts:
         return turn, []
     open_calls: dict[str, OpenCall] = {call.tool_call_id: call for call in turn.open_calls}
@@ -448,5 +455,10 @@ def _write_turn_events(
     written = [state.write_event(draft, turn.id) for draft in drafts]
     for draft in drafts:
         state.add_artifacts(draft.artifacts)
-    turn = replace(turn, last_sequence=written[-1].sequence, open_calls=tuple(open_calls.values()))
+    turn = replace(
+        turn,
+        last_sequence=written[-1].sequence,
+        open_calls=tuple(open_calls.values()),
+        pending_calls=tuple(c for c in turn.pending_calls if c.tool_call_id in open_calls),
+    )
     return turn, written

@@ -36,6 +36,7 @@ _END_TURNS = (
         ended_at=bindparam("now"),
         fence=turns.c.fence + 1,
         pending_calls=b"",
+        pending_until=None,
         lease_owner=None,
         lease_until=None,
         lease_address=None,

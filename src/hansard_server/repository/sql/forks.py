@@ -145,6 +145,7 @@ _COPY_TURNS = _copies(
         else_=_NOTHING,
     ),
     pending_calls=_NOTHING,
+    pending_until=null(),
     open_calls=literal("[]", String),
     lease_owner=null(),
     lease_until=null(),

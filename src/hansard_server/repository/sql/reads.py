@@ -281,6 +281,11 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
         row = self._one(statements.NEXT_LEASE_END, owner=owner)
         return None if row is None else int(row[0]) / MICROSECONDS_PER_SECOND
 
+    def find_expired_calls(self, limit: int) -> Sequence[tuple[str, str, str]]:
+        """Return (tenant, session uid, turn id) of turns that waited too long for somebody."""
+        rows = self._all(statements.EXPIRED_CALLS, limit=limit)
+        return [(row.tenant, row.session_uid, row.id) for row in rows]
+
     def find_idle_queues(self, limit: int) -> Sequence[tuple[str, str]]:
         """Return (tenant, uid) of sessions where a turn waits and none is unfinished."""
         rows = self._all(statements.IDLE_QUEUES, limit=limit)

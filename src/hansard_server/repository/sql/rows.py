@@ -18,6 +18,9 @@ from hansard_server.domain.records import (
     EventType,
     HideReason,
     OpenCall,
+    PendingCall,
+    PendingKind,
+    PendingState,
     SessionHead,
     SessionRecord,
     SessionStatus,
@@ -177,7 +180,7 @@ def turn_record(row: AnyRow) -> TurnRecord:
         input=row.input,
         first_sequence=row.first_sequence,
         last_sequence=row.last_sequence,
-        pending_calls=row.pending_calls,
+        pending_calls=decode_pending_calls(row.pending_calls),
         attempt=row.attempt,
         error=row.error,
         usage=_usage(row),
@@ -204,7 +207,8 @@ def turn_values(turn: TurnRecord) -> dict[str, Any]:
         "input": turn.input,
         "first_sequence": turn.first_sequence,
         "last_sequence": turn.last_sequence,
-        "pending_calls": turn.pending_calls,
+        "pending_calls": encode_pending_calls(turn.pending_calls),
+        "pending_until": _pending_until(turn),
         "attempt": turn.attempt,
         "error": turn.error,
         "input_tokens": turn.usage.input_tokens,
@@ -234,6 +238,38 @@ def decode_open_calls(text: str) -> tuple[OpenCall, ...]:
     if text == "[]":
         return ()
     return tuple(OpenCall(*call) for call in json.loads(text))
+
+
+def encode_pending_calls(calls: tuple[PendingCall, ...]) -> bytes:
+    """Return the calls as the JSON of `turns.pending_calls`; nothing for none."""
+    if not calls:
+        return b""
+    rows = [[c.tool_call_id, c.kind, c.expire_at_us, c.override_json, c.state] for c in calls]
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def decode_pending_calls(data: bytes) -> tuple[PendingCall, ...]:
+    """Return the calls that encode_pending_calls wrote."""
+    # Nearly every turn has none.
+    if not data:
+        return ()
+    return tuple(
+        PendingCall(
+            tool_call_id=id_,
+            kind=PendingKind(kind),
+            expire_at_us=expire_at_us,
+            override_json=override_json,
+            state=PendingState(state),
+        )
+        for id_, kind, expire_at_us, override_json, state in json.loads(data)
+    )
+
+
+def _pending_until(turn: TurnRecord) -> int | None:
+    """Return when the first of the calls that a turn waits for runs out of time."""
+    if turn.status is not TurnStatus.REQUIRES_ACTION:
+        return None
+    return min((call.expire_at_us for call in turn.awaited_calls), default=None)
 
 
 def artifact_record(row: AnyRow) -> ArtifactRecord:

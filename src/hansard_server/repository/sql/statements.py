@@ -327,6 +327,13 @@ IDLE_QUEUES = (
     .limit(bindparam("limit"))
 )
 
+EXPIRED_CALLS = (
+    select(turns.c.tenant, turns.c.session_uid, turns.c.id)
+    .where(turns.c.status == REQUIRES_ACTION, turns.c.pending_until <= database_now_us())
+    .order_by(turns.c.pending_until)
+    .limit(bindparam("limit"))
+)
+
 ARTIFACTS = select(artifacts).where(
     artifacts.c.tenant == _TENANT, artifacts.c.session_uid == _SESSION
 )

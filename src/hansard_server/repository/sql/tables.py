@@ -252,7 +252,9 @@ turns = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
-    # Tool calls without an output yet, as JSON: [[tool_call_id, configuration, tool], …].
+    # Tool calls without an output yet, as JSON: [[tool_call_id, configuration, tool], …]; those of
+    # them that somebody was asked about are in `pending_calls`, as JSON: [[tool_call_id, kind,
+    # expiry, overrides, state], …].
     Column("open_calls", Text, nullable=False),
     Column("lease_owner", String(64)),
     Column("lease_until", BigInteger),
@@ -267,6 +269,8 @@ turns = Table(
     Column("ended_at", BigInteger),
     # Where the owner's peer listener takes calls, host:port; NULL: nowhere.
     Column("lease_address", String(255)),
+    # When the first call that the turn waits for runs out of time; NULL: it waits for nobody.
+    Column("pending_until", BigInteger),
 )
 Index("turns_by_number", turns.c.tenant, turns.c.session_uid, turns.c.number, unique=True)
 Index(
@@ -282,6 +286,13 @@ Index(
     turns.c.lease_until,
     sqlite_where=text("status = 2"),
     postgresql_where=text("status = 2"),
+)
+
+Index(
+    "turns_pending",
+    turns.c.pending_until,
+    sqlite_where=text("status = 3"),
+    postgresql_where=text("status = 3"),
 )
 
 artifacts = Table(
@@ -558,4 +569,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 6
+SCHEMA_MINOR = 7
