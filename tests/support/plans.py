@@ -224,8 +224,9 @@ FILL = (
         "input_type, input, first_sequence, last_sequence, pending_calls, attempt, error, "
         "input_tokens, output_tokens, reasoning_tokens, open_calls, taken_sequence, "
         "steered_sequence, fence, created_at, lease_until, pending_until) {numbers} SELECT "
-        "'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE WHEN i % 40 = 0 THEN 1 WHEN i % 41 = 0 THEN 2 WHEN i % 43 = 0 THEN 3 ELSE 4 END, '', "
-        "20, '', i, i, '', 0, '', 0, 0, 0, '[]', 0, 0, 0, i, i, i FROM n"
+        "'tenant-1', 'session-' || (i % 10), 'trn_' || i, i, CASE WHEN i % 40 = 0 THEN 1 "
+        "WHEN i % 41 = 0 THEN 2 WHEN i % 43 = 0 THEN 3 ELSE 4 END, '', 20, '', i, i, '', 0, "
+        "'', 0, 0, 0, '[]', 0, 0, 0, i, i, i FROM n"
     ),
     (
         "INSERT INTO claims (tenant, session_uid, scope, request_id, fingerprint) {numbers} "
