@@ -130,7 +130,7 @@ class Turn(_message.Message):
 
     @_builtins.property
     def pending_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCall]:
-        """What it waits for, in REQUIRES_ACTION."""
+        """What it waits for, in REQUIRES_ACTION: the calls that nobody has answered yet."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -245,10 +245,17 @@ class PendingCall(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     EXPIRE_AT_FIELD_NUMBER: _builtins.int
+    ARGUMENT_OVERRIDE_JSON_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
     """The call."""
     kind: Global___PendingCallKind.ValueType
     """Whom it waits for."""
+    argument_override_json: _builtins.str
+    """The arguments that the agent's configuration fixes (`argument_override`, with its references
+    looked up when the turn stopped): a JSON object; empty: none. The call will have these over
+    those of its `tool_input`, whatever becomes of configuration and metadata meanwhile: what is
+    approved is what runs.
+    """
     @_builtins.property
     def expire_at(self) -> _timestamp_pb2.Timestamp:
         """When it is closed as TIMED_OUT."""
@@ -259,10 +266,11 @@ class PendingCall(_message.Message):
         tool_call_id: _builtins.str = ...,
         kind: Global___PendingCallKind.ValueType = ...,
         expire_at: _timestamp_pb2.Timestamp | None = ...,
+        argument_override_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_at", b"expire_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_at", b"expire_at", "kind", b"kind", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override_json", b"argument_override_json", "expire_at", b"expire_at", "kind", b"kind", "tool_call_id", b"tool_call_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
