@@ -83,13 +83,14 @@ async def running(store: SqlStore, *call_ids: str) -> TurnRecord:
 async def waiting(store: SqlStore, timeout_s: float = 60.0) -> TurnRecord:
     """Return a turn that waits for an approval, `a`, and a client, `c`."""
     turn = await running(store, "a", "c")
-    return await store.submit(
+    waits: TurnRecord = await store.submit(
         await_calls(
             turn,
             awaited("a", timeout_s=timeout_s, override_json='{"x":1}'),
             awaited("c", CLIENT, timeout_s=timeout_s),
         )
     )
+    return waits
 
 
 async def turn_of(store: SqlStore, turn: TurnRecord) -> TurnRecord:
@@ -138,7 +139,7 @@ async def test_turn_that_waits_has_no_owner_and_keeps_its_session_busy(store: Sq
         TakeTurn(tenant=TENANT, session_uid=SESSION.uid, turn_id=turn.id, lease=LEASE, force=True),
     ):
         with pytest.raises(LeaseLost):
-            await store.submit(command)  # type: ignore[call-overload]
+            await store.submit(command)
     with pytest.raises(SessionBusy):
         await store.submit(accept(when_busy=WhenBusy.REJECT))
     with pytest.raises(SessionBusy):

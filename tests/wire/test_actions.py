@@ -176,7 +176,7 @@ async def test_turn_may_wait_again_and_again(hansard: Running) -> None:
     sent = stored(responses)
     for give in (output, approve, output):
         (call_id,) = pending(responses)
-        responses = await answer(talk, give(call_id))  # type: ignore[operator]
+        responses = await answer(talk, give(call_id))
         sent += stored(responses)
     assert responses[-1].turn_end.turn.status == COMPLETED
     assert await talk.events() == sent
