@@ -54,7 +54,8 @@ Global___TemplateType: _TypeAlias = TemplateType  # noqa: Y015
 @_typing.final
 class Agent(_message.Message):
     """Who answers in a session: a model, instructions, and the tools that it may use.
-    A turn runs under the agent's configuration as it is when the turn starts.
+    A turn runs under the agent's configuration as it is when the turn starts, or goes on after it has
+    waited for somebody.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -449,6 +450,7 @@ class ToolConfiguration(_message.Message):
     ARGUMENT_OVERRIDE_FIELD_NUMBER: _builtins.int
     REQUIRE_APPROVAL_FIELD_NUMBER: _builtins.int
     RERUN_SAFE_FIELD_NUMBER: _builtins.int
+    ACTION_TIMEOUT_FIELD_NUMBER: _builtins.int
     CORPORA_SEARCH_FIELD_NUMBER: _builtins.int
     ARTIFACT_READ_FIELD_NUMBER: _builtins.int
     ARTIFACT_GREP_FIELD_NUMBER: _builtins.int
@@ -457,20 +459,29 @@ class ToolConfiguration(_message.Message):
     DOCUMENT_CONVERSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_INDEX_FIELD_NUMBER: _builtins.int
     MCP_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
     description_template: _builtins.str
     """What the model is told of the tool, instead of the tool's own description: a template, at most
     4,096 characters.
     """
     require_approval: _builtins.bool
-    """The tool runs only after somebody has approved the call."""
-    rerun_safe: _builtins.bool
-    """After a crash in the middle of the tool it may run again under the same tool_call_id.
-    5 to 9 are kept for settings that all tools share.
+    """The tool runs only after somebody has approved the call: the turn stops in REQUIRES_ACTION, and
+    SendEvent with `tool_results` goes on. Calls whose arguments don't fit fail without being asked
+    for.
     """
+    rerun_safe: _builtins.bool
+    """After a crash in the middle of the tool it may run again under the same tool_call_id."""
     @_builtins.property
     def argument_override(self) -> _struct_pb2.Struct:
         """Arguments that the model neither sees nor can change: literals, {"$ref": "session.metadata.x"},
         and strings that hold ${session.metadata.x}. The limits of metadata hold.
+        """
+
+    @_builtins.property
+    def action_timeout(self) -> _duration_pb2.Duration:
+        """How long a call waits for an approval, or for a client's result, before it is closed as
+        TIMED_OUT and the turn goes on. Default: the server's setting `action_timeout_s`.
+        6 to 9 are kept for settings that all tools share.
         """
 
     @_builtins.property
@@ -504,8 +515,12 @@ class ToolConfiguration(_message.Message):
     @_builtins.property
     def mcp(self) -> Global___McpTool:
         """A tool of an MCP server.
-        18 to 29 are kept for: sub_agent, client.
+        18 and 20 to 29 are kept for: sub_agent.
         """
+
+    @_builtins.property
+    def client(self) -> Global___ClientTool:
+        """Runs at the client."""
 
     def __init__(
         self,
@@ -514,6 +529,7 @@ class ToolConfiguration(_message.Message):
         argument_override: _struct_pb2.Struct | None = ...,
         require_approval: _builtins.bool = ...,
         rerun_safe: _builtins.bool = ...,
+        action_timeout: _duration_pb2.Duration | None = ...,
         corpora_search: Global___CorporaSearchTool | None = ...,
         artifact_read: Global___ArtifactReadTool | None = ...,
         artifact_grep: Global___ArtifactGrepTool | None = ...,
@@ -522,12 +538,13 @@ class ToolConfiguration(_message.Message):
         document_conversion: Global___DocumentConversionTool | None = ...,
         document_index: Global___DocumentIndexTool | None = ...,
         mcp: Global___McpTool | None = ...,
+        client: Global___ClientTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index", "mcp"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index", "mcp", "client"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
@@ -664,6 +681,33 @@ class DocumentIndexTool(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DocumentIndexTool: _TypeAlias = DocumentIndexTool  # noqa: Y015
+
+@_typing.final
+class ClientTool(_message.Message):
+    """A tool that the client runs: a call of it stops the turn in REQUIRES_ACTION, and SendEvent with
+    `tool_results` brings its output. With `require_approval` somebody approves the call first.
+    `description_template` tells the model what it is for.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    input_schema_json: _builtins.str
+    """The JSON schema of the arguments, as text; over HTTP it is the object `input_schema`. It
+    describes an object, and `$ref` leads to places in it only. Default: any object.
+    """
+    def __init__(
+        self,
+        *,
+        input_schema_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_schema_json", b"input_schema_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientTool: _TypeAlias = ClientTool  # noqa: Y015
 
 @_typing.final
 class ArtifactCreateTool(_message.Message):
