@@ -79,6 +79,7 @@ from hansard_server.resources.sweeper import Sweeper
 from hansard_server.servicers.access import AccessServicer
 from hansard_server.servicers.admission import Admission, RequestReader
 from hansard_server.servicers.agents import AgentServicer
+from hansard_server.servicers.arrivals import CHANNELZ_OPTION, count_arrivals
 from hansard_server.servicers.artifacts import ArtifactServicer
 from hansard_server.servicers.corpora import CorpusServicer
 from hansard_server.servicers.entrance import Authentication, Authorization
@@ -256,8 +257,7 @@ class Server:
         authenticator = None
         if not settings.insecure:
             authenticator = Authenticator(keys, key_tokens, clock=self._clock)
-        pipeline = self._pipeline(store, authenticator, Authorizer(store))
-        server = grpc.aio.server(interceptors=[pipeline], options=_grpc_options(settings))
+        server = self._server(store, authenticator)
         for service in (*services, *_companions(services, health, self.drain)):
             service.register(service.servicer, server)
         self._door = await HttpDoor.open(settings)
@@ -331,15 +331,28 @@ class Server:
         engine.begin_drain()
         feeds.drain()
 
-    def _pipeline(
-        self, store: Store, authenticator: Authenticator | None, authorizer: Authorizer
-    ) -> Pipeline:
-        settings, limits = self._settings, self._settings.limits
+    def _server(self, store: Store, authenticator: Authenticator | None) -> grpc.aio.Server:
+        settings = self._settings
         admission = Admission(
             max_calls=settings.process_max_calls,
             max_streams=settings.process_max_streams,
             max_uploads=settings.process_max_uploads,
         )
+        pipeline = self._pipeline(store, authenticator, Authorizer(store), admission)
+        server, arrivals = count_arrivals(
+            lambda: grpc.aio.server(interceptors=[pipeline], options=_grpc_options(settings))
+        )
+        admission.count(arrivals)
+        return server
+
+    def _pipeline(
+        self,
+        store: Store,
+        authenticator: Authenticator | None,
+        authorizer: Authorizer,
+        admission: Admission,
+    ) -> Pipeline:
+        settings, limits = self._settings, self._settings.limits
         limiter = RateLimiter(self._permits(store))
         key_rate = settings.key_max_calls_per_s
         key_limits = KeyLimits(
@@ -603,6 +616,7 @@ def _grpc_options(settings: Settings) -> list[tuple[str, int]]:
         # Ours is half of it, and answers with details.
         ("grpc.max_receive_message_length", 2 * settings.request_max_bytes),
         ("grpc.max_send_message_length", -1),
+        CHANNELZ_OPTION,
         ("grpc.so_reuseport", int(settings.reuse_port)),
         # A stream's window stays at 64 KiB until its request is read. With probes for bandwidth it
         # grows to megabytes, which clients fill before anybody has let them in.

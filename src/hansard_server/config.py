@@ -281,8 +281,9 @@ class Settings(BaseSettings):
     )
     process_max_calls: int = _setting(
         1_000,
-        "Calls that this process serves at a time, streams until their first response among them; "
-        "past that, calls are refused and told when to come again.",
+        "Calls that this process serves at a time, streams until their first response among them, "
+        "and those that wait to be looked at; past that, calls are refused and told when to come "
+        "again.",
         unit="calls",
         ge=1,
         le=1_000_000,

@@ -17,6 +17,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW, _FRAME_SIZE = 1, 2, 4, 5
+_BINARY_METADATA = 0xFE03
+"""gRPC's own setting: metadata that are bytes come as bytes."""
 _WINDOW_MAX = 2**31 - 1
 _WINDOW_DEFAULT = 65_535
 _TOP_UP_BYTES = 2**28
@@ -39,11 +41,11 @@ class Stream:
     Attributes:
         messages: how many whole messages have come.
         status: grpc's number, once it has ended.
-        has_details: whether it ended with details of its status.
+        details: of its status, a google.rpc.Status; empty for none.
     """
 
     __slots__ = (
-        *("_body", "_head", "_keep", "_missing", "ended_at", "has_details", "messages", "on_end"),
+        *("_body", "_head", "_keep", "_missing", "details", "ended_at", "messages", "on_end"),
         *("source", "started_at", "status", "unsent", "window"),
     )
 
@@ -55,7 +57,7 @@ class Stream:
         """Call `on_end` with this when it has ended, and `keep` with each message, unparsed."""
         self.messages = 0
         self.status = -1
-        self.has_details = False
+        self.details = b""
         self.started_at = time.perf_counter()
         self.ended_at = 0.0
         self.on_end = on_end
@@ -159,7 +161,12 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send what a connection begins with."""
         self._transport = cast("asyncio.Transport", transport)
-        ours = {_HEADER_TABLE_SIZE: 0, _ENABLE_PUSH: 0, _INITIAL_WINDOW: _WINDOW_MAX}
+        ours = {
+            _HEADER_TABLE_SIZE: 0,
+            _ENABLE_PUSH: 0,
+            _INITIAL_WINDOW: _WINDOW_MAX,
+            _BINARY_METADATA: 1,
+        }
         body = b"".join(struct.pack(">HL", *setting) for setting in ours.items())
         self._out += [_PREFACE, _frame(_SETTINGS, 0, 0, body)]
         self._top_up(_WINDOW_MAX - _WINDOW_DEFAULT)
@@ -252,7 +259,7 @@ class Link(asyncio.Protocol):
             return
         stream.ended_at = time.perf_counter()
         stream.status = _status(trailers)
-        stream.has_details = _DETAILS_NAME in trailers
+        stream.details = _details(trailers)
         stream.on_end(stream)
 
     def _pump(self, number: int, stream: Stream) -> None:
@@ -352,3 +359,23 @@ def _status(trailers: bytes) -> int:
             return int(trailers[value + 1 : value + 1 + length])
         place = trailers.find(_STATUS_NAME, value)
     return -1
+
+
+def _details(trailers: bytes) -> bytes:
+    place = trailers.find(_DETAILS_NAME)
+    if place < 0:
+        return b""
+    place += len(_DETAILS_NAME)
+    length, place = trailers[place], place + 1
+    assert not length & _HUFFMAN, "the server sends details as text"
+    if length == _LENGTH_MAX:
+        # HPACK's way to write a number: what does not fit goes on in groups of seven bits.
+        shift = 0
+        while True:
+            octet, place = trailers[place], place + 1
+            length += (octet & 0x7F) << shift
+            shift += 7
+            if not octet & 0x80:
+                break
+    # The first byte says that it is bytes.
+    return trailers[place + 1 : place + length]

@@ -1,8 +1,8 @@
 """A client that keeps calls running: arguments are address, workload, key (empty for none), and how
 many at a time (64 unless told).
 
-For every number of seconds on standard input it answers with a line of counts. Each run has
-sessions of its own, so that none becomes long.
+For every line on standard input, of seconds to count and, if it says so, seconds to run before, it
+answers with a line of counts. Each run has sessions of its own, so that none becomes long.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import count, cycle
+from itertools import count, cycle, islice
 from typing import Any
 
 import uvloop
+from google.rpc import error_details_pb2, status_pb2
 
 from tests.benchmarks import messages
 from tests.benchmarks.frames import Link, Stream, connect
@@ -28,6 +29,7 @@ from tests.benchmarks.frames import Link, Stream, connect
 AT_A_TIME = 64
 CONNECTIONS = 8
 _OK = 0
+_RESOURCE_EXHAUSTED = 8
 _STAMP = re.compile(rb"@(\d+);")
 _NS_PER_MS = 1_000_000
 
@@ -94,40 +96,62 @@ class Run:
         self.milliseconds: list[float] = []
         self.ages_ms: list[float] = []
         self.others: Counter[int] = Counter()
-        self.with_details = 0
+        self.waits_s: list[float] = []
         self._links = links
         self._make = make
         self._stamps = stamps
+        self._uncounted = False
+        self._counted_from = 0.0
         self._deadline = 0.0
         self._running = 0
         self._ended = asyncio.get_running_loop().create_future()
 
-    async def run(self, keys: list[str], seconds: float) -> None:
-        """Return when the time is over and the last call has ended."""
-        self._deadline = time.perf_counter() + seconds
+    async def run(self, keys: list[str], seconds: float, uncounted_s: float) -> float:
+        """Return when the time is over and the last call has ended: how many seconds count."""
+        self._uncounted = bool(uncounted_s)
+        self._counted_from = time.perf_counter() + uncounted_s
+        self._deadline = self._counted_from + seconds
         self._running = len(keys)
         for key, link in zip(keys, cycle(self._links), strict=False):
             self._begin(link, key)
         await self._ended
+        # A load that begins to fade is none.
+        return seconds if uncounted_s else time.perf_counter() - self._counted_from
 
     def _begin(self, link: Link, key: str) -> None:
         keep = self._keep if self._stamps else None
         link.send(Stream(partial(self._end, link, key), keep), self._make(key))
 
     def _end(self, link: Link, key: str, stream: Stream) -> None:
+        if self._counts(stream):
+            self._count(stream)
+        going_on = 0 < stream.ended_at < self._deadline
+        wait_s = 0.0
+        if stream.status == _RESOURCE_EXHAUSTED:
+            wait_s = _retry_after_s(stream.details)
+            self.waits_s.append(wait_s)
+        if going_on and not wait_s:
+            self._begin(link, key)
+        elif going_on and stream.ended_at + wait_s < self._deadline:
+            asyncio.get_running_loop().call_later(wait_s, self._begin, link, key)
+        else:
+            self._running -= 1
+            if not self._running:
+                self._ended.set_result(None)
+
+    def _counts(self, stream: Stream) -> bool:
+        if not stream.ended_at:
+            return True
+        late = self._uncounted and stream.ended_at >= self._deadline
+        return stream.ended_at >= self._counted_from and not late
+
+    def _count(self, stream: Stream) -> None:
         if stream.status == _OK:
             self.calls += 1
             self.messages += stream.messages
             self.milliseconds.append((stream.ended_at - stream.started_at) * 1_000)
         else:
             self.others[stream.status] += 1
-            self.with_details += stream.has_details
-        if stream.ended_at < self._deadline and stream.ended_at:
-            self._begin(link, key)
-            return
-        self._running -= 1
-        if not self._running:
-            self._ended.set_result(None)
 
     def _keep(self, body: bytes) -> None:
         now = time.perf_counter_ns()
@@ -145,11 +169,13 @@ async def main(
     links = await connect(address, f"/hansard.v1.{path}", metadata, count=min(CONNECTIONS, many))
     run_numbers = count()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        keys = [place] * many if place else session_keys(workload, next(run_numbers))[:many]
+        keys = [place] if place else session_keys(workload, next(run_numbers))
+        keys = list(islice(cycle(keys), many))
         run = Run(links, make, stamps=workload == "deltas")
-        started, cpu = time.perf_counter(), time.process_time()
-        await run.run(keys, float(line))
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        cpu = time.process_time()
+        seconds, uncounted_s = [*map(float, line.split()), 0.0][:2]
+        seconds = await run.run(keys, seconds, uncounted_s)
+        cpu = time.process_time() - cpu
         sys.stdout.write(json.dumps(_counted(run, seconds, cpu)) + "\n")
         sys.stdout.flush()
 
@@ -163,10 +189,19 @@ def _counted(run: Run, seconds: float, cpu_seconds: float) -> dict[str, Any]:
         "p99_ms": _p99(times),
         "delta_p50_ms": statistics.median(run.ages_ms or [0.0]),
         "others": dict(run.others),
-        "with_details": run.with_details,
+        "wait_s": statistics.mean(run.waits_s or [0.0]),
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }
+
+
+def _retry_after_s(details: bytes) -> float:
+    """Return when a refused client is to come again. Raises ValueError when it was not told."""
+    retry = error_details_pb2.RetryInfo()
+    for detail in status_pb2.Status.FromString(details).details:
+        if detail.Unpack(retry):
+            return retry.retry_delay.ToMicroseconds() / 1_000_000
+    raise ValueError("a call was refused without a time to come again")
 
 
 def _p99(times: list[float]) -> float:

@@ -79,10 +79,10 @@ class Client:
         """Take over the process; `client` makes one."""
         self._process = process
 
-    def begin(self, seconds: float) -> None:
-        """Have it make calls for a time."""
+    def begin(self, seconds: float, uncounted_s: float = 0.0) -> None:
+        """Have it make calls for a time, and before that for one that is not counted."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.write(f"{seconds} {uncounted_s}\n" if uncounted_s else f"{seconds}\n")
         self._process.stdin.flush()
 
     def result(self) -> dict[str, Any]:

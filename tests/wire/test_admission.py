@@ -14,10 +14,12 @@ from typing import Any
 import grpc
 import h2.events
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
 from hansard_server.servicers.admission import SMALL_REQUEST_BYTES, Admission, RequestReader
+from hansard_server.servicers.interceptors import Call, Method
 from tests.support.databases import Databases
 from tests.support.http2 import RawConnection, frame, header, raw_connection
 from tests.support.server import Failure, failure, make_settings, running_server
@@ -192,6 +194,76 @@ async def test_stream_gives_its_large_request_back_at_the_first_response() -> No
 async def status(connection: RawConnection, stream: int) -> str | None:
     await connection.wait_for(h2.events.StreamEnded, lambda event: event.stream_id == stream)
     return header(connection.events, stream, "grpc-status")
+
+
+async def test_calls_that_nobody_has_looked_at_yet_count_too(bench: Bench) -> None:
+    many = 40
+    with grpc.insecure_channel(bench.address) as channel:
+        make = channel.unary_unary(f"/{SERVICE}/unary_unary")
+        await asyncio.to_thread(make, request("ok"), wait_for_ready=True)
+        calls = [make.future(request("ok")) for _ in range(many)]
+        # Nobody looks, and they come.
+        time.sleep(0.5)  # noqa: ASYNC251
+        outcomes = await asyncio.to_thread(lambda: Counter(call.code() for call in calls))
+    # One after another each finds that no call is being served.
+    assert outcomes[grpc.StatusCode.OK] + outcomes[grpc.StatusCode.RESOURCE_EXHAUSTED] == many
+    assert 1 <= outcomes[grpc.StatusCode.OK] <= 2 * MAX_CALLS
+    # Then all is as before.
+    await bench.call("unary_unary", request("ok"))
+
+
+async def test_the_more_are_refused_the_later_they_come_again() -> None:
+    clock = 0.0
+    admission = Admission(max_calls=0, max_streams=1, max_uploads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hansard_server.servicers.admission.time.monotonic", lambda: clock)
+        told: dict[int, list[float]] = {}
+        for second, rate in enumerate([100, 100, 5_000, 5_000, 5_000, 100, 100]):
+            told[second] = []
+            for number in range(rate):
+                clock = second + number / rate
+                told[second].append(await refusal_of(admission))
+    assert max(told[1]) <= 1.5
+    # The first second of the many is over before that is known.
+    assert max(told[2]) <= 1.5
+    assert 5 < max(told[3]) <= 10.5
+    assert 15 < max(told[4]) <= 30.5
+    assert max(told[6]) <= max(told[4]) / 2
+    assert all(min(times) >= 0.5 for times in told.values())
+
+
+async def refusal_of(admission: Admission) -> float:
+    """Return when a call is told to come again."""
+    context = RefusedContext()
+    method = Method(
+        name="m",
+        request_streaming=False,
+        response_streaming=False,
+        behavior=print,
+        parse=bytes,
+        probe=False,
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await admission(Call(method=method, context=context, request=b""), never_proceed)
+    retry = error_details_pb2.RetryInfo()
+    ((_, details),) = context.trailing
+    unpacked = [d for d in status_pb2.Status.FromString(details).details if d.Unpack(retry)]
+    assert unpacked
+    return retry.retry_delay.ToMicroseconds() / 1_000_000
+
+
+class RefusedContext:
+    """A call's context that only keeps what it ended with."""
+
+    trailing: Any = ()
+
+    async def abort(self, _code: object, _message: str, trailing: Any) -> None:
+        self.trailing = trailing
+        raise asyncio.CancelledError
+
+
+async def never_proceed(_call: Call) -> None:
+    raise AssertionError("it was let in")
 
 
 async def test_every_call_of_a_burst_is_served_or_told_when_to_come_again(

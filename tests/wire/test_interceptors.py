@@ -22,6 +22,7 @@ from hansard_server.domain.errors import QuotaExceeded, SessionBusy, StoreUnavai
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.repository.api import Store
 from hansard_server.servicers.admission import Admission, RequestReader
+from hansard_server.servicers.arrivals import CHANNELZ_OPTION, count_arrivals
 from hansard_server.servicers.entrance import Authentication, Authorization
 from hansard_server.servicers.interceptors import (
     AccessLog,
@@ -162,9 +163,13 @@ def interceptors(
 async def running_bench(**limits: Any) -> AsyncIterator[Bench]:
     kinds, drain, calls = Kinds(), Drain(), Calls()
     chain = interceptors(drain, calls, **limits)
-    server = grpc.aio.server(
-        interceptors=[Pipeline(chain, Stalls(0))], options=[("grpc.http2.bdp_probe", 0)]
+    options = [("grpc.http2.bdp_probe", 0), CHANNELZ_OPTION]
+    server, arrivals = count_arrivals(
+        lambda: grpc.aio.server(interceptors=[Pipeline(chain, Stalls(0))], options=options)
     )
+    admission = chain[0]
+    assert isinstance(admission, Admission)
+    admission.count(arrivals)
     handlers = {
         kind: getattr(grpc, f"{kind}_rpc_method_handler")(
             getattr(kinds, kind), Message.FromString, Message.SerializeToString

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,22 @@ import structlog
 
 from hansard_server.domain.errors import DomainError, InvalidRequest, RateLimitExceeded
 from hansard_server.domain.limits import KIB
+from hansard_server.servicers.arrivals import Arrivals
 from hansard_server.servicers.interceptors import Call, Proceed
 from hansard_server.servicers.status import DETAILS_KEY, to_wire
 
 _log = structlog.get_logger("hansard.admission")
 
-_RETRY_AFTER_S = (0.5, 1.5)
-"""Refused clients come again spread over this time, not together."""
-_RETRY_STEPS = 32
+_RETRY_FIRST_S = 0.5
+_RETRY_SPREAD_MIN_S = 1.0
+_RETRY_SPREAD_MAX_S = 30.0
+"""Refused clients come again spread over this time after the first half second, not together: over
+the more time the more they are.
+"""
+_RETRY_STEP_S = 0.1
+_REFUSALS_DUE_PER_S = 500
+"""To refuse so many costs a process of ours less than a tenth of what it has."""
+_LOOK_AT_ARRIVALS_S = 0.05
 _SAY_SO_INTERVAL_S = 1.0
 SMALL_REQUEST_BYTES = 64 * KIB
 """As much of a request as may arrive before anybody asks for it: HTTP/2's window for a stream."""
@@ -39,7 +48,8 @@ class Admission:
     """The outermost interceptor: counts calls and streams, and refuses those past the caps.
 
     A stream of responses is a call until its first response, and only a stream from then on. The
-    health service is always answered.
+    health service is always answered. Calls that have arrived and that grpc has not handed out yet
+    count too: it hands out few at a time, so that under load they wait there, however many.
 
     Attributes:
         calls: how many calls are being served now.
@@ -56,14 +66,33 @@ class Admission:
         self._max_streams = max_streams
         self._max_uploads = max_uploads
         self._said_at = 0.0
-        self._refusals = [_refusal(step) for step in range(_RETRY_STEPS)]
+        self._arrivals: Arrivals | None = None
+        self._handed_out = 0
+        self._waiting = 0
+        self._looked_at = 0.0
+        self._refusals: dict[int, _Refusal] = {}
+        self._spread_s = _RETRY_SPREAD_MIN_S
+        self._refused_before = 0
+        self._spread_at = 0.0
+
+    def count(self, arrivals: Arrivals) -> None:
+        """Count what has arrived at the server, too."""
+        self._arrivals = arrivals
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Serve the call, or refuse it with RATE_LIMIT_EXCEEDED and a time to come again."""
+        self._look()
+        self._handed_out += 1
+        try:
+            return await self._admit(call, proceed)
+        finally:
+            self._handed_out -= 1
+
+    async def _admit(self, call: Call, proceed: Proceed) -> Any:
         method = call.method
         if method.probe:
             return await proceed(call)
-        if self.calls >= self._max_calls:
+        if self.calls + self._waiting >= self._max_calls:
             return await self._refuse(call)
         if method.request_streaming:
             return await self._upload(call, proceed)
@@ -104,21 +133,45 @@ class Admission:
         finally:
             self.uploads -= 1
 
+    def _look(self) -> None:
+        """Look at what waits in grpc's queue; between two looks it is what has not come since."""
+        self._waiting = max(self._waiting - 1, 0)
+        now = time.monotonic()
+        if self._arrivals is not None and now - self._looked_at >= _LOOK_AT_ARRIVALS_S:
+            self._looked_at = now
+            # This call is not among those that were handed out yet.
+            self._waiting = max(self._arrivals.unfinished() - self._handed_out - 1, 0)
+
+    def _spread(self, now: float) -> None:
+        """Once a second, find over how long a time those who are refused now come again."""
+        passed_s = now - self._spread_at
+        if passed_s < _SAY_SO_INTERVAL_S:
+            return
+        rate = (self.refused - self._refused_before) / passed_s
+        wanted = self._spread_s * rate / _REFUSALS_DUE_PER_S
+        self._spread_s = min(max(wanted, _RETRY_SPREAD_MIN_S), _RETRY_SPREAD_MAX_S)
+        self._spread_at, self._refused_before = now, self.refused
+
     async def _refuse(self, call: Call) -> Any:
-        # As cheap as can be: no line for each, and the answer was made at the start.
+        # As cheap as can be: no line for each, and the answers are kept.
         self.refused += 1
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
+        self._spread(now)
         if now - self._said_at >= _SAY_SO_INTERVAL_S:
             self._said_at = now
             _log.warning(
                 "calls are refused: more than may run at a time",
                 calls=self.calls,
+                waiting=self._waiting,
                 streams=self.streams,
                 uploads=self.uploads,
                 refused=self.refused,
             )
-        code, message, trailing = random.choice(self._refusals)  # noqa: S311 - only spreads them
-        await call.context.abort(code, message, trailing)
+        step = int(random.random() * self._spread_s / _RETRY_STEP_S)  # noqa: S311 - spreads them
+        refusal = self._refusals.get(step)
+        if refusal is None:
+            refusal = self._refusals[step] = _refusal(step)
+        await call.context.abort(*refusal)
 
 
 class RequestReader:
@@ -246,11 +299,13 @@ def _once(do: Callable[[], None]) -> Callable[[], None]:
     return do_once
 
 
-def _refusal(step: int) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    first, last = _RETRY_AFTER_S
+_Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
+
+
+def _refusal(step: int) -> _Refusal:
     error = RateLimitExceeded(
         "the server serves as many calls as it can at a time; come again later",
-        retry_after_s=first + (last - first) * step / (_RETRY_STEPS - 1),
+        retry_after_s=_RETRY_FIRST_S + step * _RETRY_STEP_S,
     )
     wire = to_wire(error)
     return wire.code, wire.message, ((DETAILS_KEY, wire.details),)
