@@ -79,6 +79,8 @@ _OURS = frozenset(
         *("systemInstruction", "system_instruction", "tool_choice", "toolConfig", "store"),
     }
 )
+# OpenAI itself lacks it, so the library leaves it out; most other servers have it.
+_FOR_BODY = frozenset({("openai", "top_k")})
 _PREFIXES = {"openai": "openai_", "anthropic": "anthropic_", "google": "google_"}
 
 
@@ -98,11 +100,13 @@ def check_parameters(provider: str, parameters: Mapping[str, Json]) -> None:
 def _problem(provider: str, name: str, value: Json) -> str:
     if name in _OURS:
         return "is the server's business, not a parameter"
+    if provider == "google" and name == "extra_body":
+        return "can't be sent to Google; there are google_… parameters"
     check = _KNOWN.get(name)
     if check is not None:
         return check(value)
     if provider == "google" and not name.startswith(_PREFIXES[provider]):
-        return "is not known; what Google knows goes into extra_body"
+        return "is not known; there are google_… parameters"
     others = {prefix for known, prefix in _PREFIXES.items() if known != provider}
     if name.startswith(tuple(others)):
         return f"is of another provider than {provider}"
@@ -116,7 +120,9 @@ def request_settings(provider: str, parameters: Mapping[str, Json]) -> dict[str,
     for name, value in parameters.items():
         if name == "extra_body":
             continue
-        if name in _KNOWN or name.startswith(_PREFIXES[provider]):
+        if (name in _KNOWN and (provider, name) not in _FOR_BODY) or name.startswith(
+            _PREFIXES[provider]
+        ):
             settings[name] = value
         else:
             body[name] = value

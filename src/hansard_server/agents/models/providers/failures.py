@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import httpx2
 import structlog
 from pydantic_ai.exceptions import (
+    ContentFilterError,
     ModelAPIError,
     ModelConnectionError,
     ModelContextWindowExceededError,
@@ -55,7 +56,7 @@ class Failures:
         self._name = model_name
         self._secrets = tuple(secret for secret in secrets if secret)
 
-    def of(self, error: Exception) -> ModelFailed:  # noqa: PLR0911 - a table
+    def of(self, error: Exception) -> ModelFailed:  # noqa: C901, PLR0911 - a table
         """Return the failure to raise."""
         match error:
             case ModelFailed():
@@ -75,8 +76,11 @@ class Failures:
                 return ModelInterrupted(f"{self._name} can't be reached: {self._text(error)}")
             case ModelAPIError():
                 return ModelInterrupted(self._words(error), retry_after_s=error.retry_after)
-            case UserError() | UnexpectedModelBehavior():
+            case UserError() | ContentFilterError():
                 return ModelFailed(self._words(error))
+            case UnexpectedModelBehavior():
+                # Such as an answer with nothing in it.
+                return ModelInterrupted(self._words(error))
             case _:
                 # A client's surprise at what it was sent. Its words may hold a key, or a message.
                 trace = "".join(traceback.format_tb(error.__traceback__))

@@ -50,6 +50,7 @@ class StreamReader:
         self._response_id = response_id
         self._names = names
         self._open: int | None = None
+        self._last: ModelResponsePart | None = None
         self._called_at: int | None = None
 
     async def parts(self) -> AsyncGenerator[Part]:
@@ -60,6 +61,9 @@ class StreamReader:
             for part in self._read(event):
                 yield part
         self._check_whole()
+        if self._last is not None:
+            for part in self._end(self._last):
+                yield part
         if self._called_at is not None:
             for whole in self._stream.get().parts[self._called_at :]:
                 for part in self._whole(whole):
@@ -80,10 +84,14 @@ class StreamReader:
             case PartDeltaEvent(index=index, delta=TextPartDelta() | ThinkingPartDelta() as delta):
                 if index == self._open and delta.content_delta:
                     yield TextDelta(_kind(delta), delta.content_delta)
-            case PartEndEvent(index=index, part=part):
+            case PartEndEvent(index=index, part=part, next_part_kind=after):
                 if index == self._open:
                     self._open = None
-                    yield from self._end(part)
+                    if after is None:
+                        # The stream is over, which does not say that the part is whole.
+                        self._last = part
+                    else:
+                        yield from self._end(part)
             case _:
                 pass
 
