@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -100,6 +100,8 @@ class Uploader:
             uid=start.session_uid or None,
         )
         ref = await self._store.read(lambda tx: tx.resolve_session(session))
+        # The same session at the end, whatever has its key by then.
+        session = replace(session, uid=ref.uid)
         received = _Received(tenant, ref.uid, self._blobs, self._limits, self._clock)
         try:
             async with asyncio.timeout(self._max_s):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -322,3 +322,23 @@ async def test_bytes_of_another_tenant_are_not_shared(world: World) -> None:
     while len(world.on_disk()) > 2:  # noqa: ASYNC110 - what is waited for are files that go
         await asyncio.sleep(0.01)
     assert {path.relative_to(world.root).parts[0] for path in world.on_disk()} == {TENANT, "other"}
+
+
+async def test_session_that_is_made_anew_meanwhile_does_not_get_the_files(world: World) -> None:
+    async def parts() -> AsyncIterator[Part]:
+        yield start()
+        yield header()
+
+        def decide(tx: WriteTx) -> None:
+            tx.delete_session(TENANT, SESSION.uid, 5_000)
+            tx.insert_session(replace(SESSION, uid="anew"), None)
+
+        await world.store.write(decide)
+        yield Part(chunk=b"hello")
+
+    uploader = Uploader(world.store, world.blobs, world.limits)
+    with pytest.raises(SessionNotFound):
+        await uploader.upload(TENANT, parts())
+    assert world.on_disk() == []
+    totals = await world.store.read(lambda tx: tx.total_artifacts(TENANT, "anew"))
+    assert totals == ArtifactTotals(files=0, size_bytes=0)
