@@ -17,6 +17,7 @@ _RENAMED: Final = {
     "hansard.v1.RetryPolicy.factor": "backoff_factor",
     "hansard.v1.Compact.up_to_event_id": "compact_up_to_event_id",
     "hansard.v1.Compact.message": "compaction_message",
+    "hansard.v1.CompactionSettings.message": "compaction_message",
 }
 # In every list.
 _PAGING: Final = {"page_size": "limit", "page_token": "page_key"}

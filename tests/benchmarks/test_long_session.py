@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansard.v1 import event_pb2, event_service_pb2, event_service_pb2_grpc, paging_pb2
 from hansard_server.domain.limits import PAGE_MAX_ITEMS
-from hansard_server.turns.recorder import HISTORY_MAX_EVENTS
 from tests.benchmarks.fill import START_US, STEP_US, Filler, event_id
 from tests.benchmarks.measure import CALLS, ROUNDS, Report, compare
 from tests.benchmarks.messages import AGENT_KEY
@@ -24,6 +23,7 @@ EVENTS = 100_000
 FEW_EVENTS = 10
 PAGE = 100
 LIMIT = 1.5
+HISTORY_EVENTS = 256
 # A session that is written to does not stay short: each call has its own.
 SHORT_SESSIONS = 2 * (2 * ROUNDS * CALLS + 10)
 LONG, FULL, SHORT = "long", "full", "short-{}"
@@ -102,7 +102,7 @@ def events(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Give a long session, many short ones, and one that has just filled the model's history."""
     filler = Filler(store_url)
     filler.add_sessions([LONG], events_each=EVENTS)
-    filler.add_sessions([FULL], events_each=HISTORY_MAX_EVENTS)
+    filler.add_sessions([FULL], events_each=HISTORY_EVENTS)
     filler.add_sessions(map(SHORT.format, range(SHORT_SESSIONS)), events_each=FEW_EVENTS)
     filler.close()
     with (
@@ -164,8 +164,8 @@ def test_a_turn_costs_the_same_once_the_history_is_full(
     events: Events, database: str, report: Report
 ) -> None:
     table = compare(
-        f"{database}: SendEvent, a turn whose model gets {HISTORY_MAX_EVENTS:,} events",
-        (f"session of {HISTORY_MAX_EVENTS:,}", partial(events.send, lambda: FULL)),
+        f"{database}: SendEvent, a turn whose model gets {HISTORY_EVENTS:,} events",
+        (f"session of {HISTORY_EVENTS:,}", partial(events.send, lambda: FULL)),
         {f"session of {EVENTS:,}": partial(events.send, lambda: LONG)},
     )
     report.add(table)

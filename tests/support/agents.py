@@ -16,8 +16,9 @@ from hansard.v1 import (
     corpus_service_pb2,
     event_pb2,
     session_pb2,
+    turn_pb2,
 )
-from hansard_server.agents.api import Json, MadeFile, TextKind, TurnContext
+from hansard_server.agents.api import Json, MadeFile, Reach, Recent, TextKind, TurnContext
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.loop import run_agent
 from hansard_server.agents.models.catalog import ModelCatalog
@@ -121,6 +122,7 @@ class MemoryRecorder:
     asked: dict[str, PendingCall] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     awaited: list[AwaitedCall] = field(default_factory=list)
+    hiding: set[int] = field(default_factory=set)
 
     async def show(self, kind: TextKind, text: str) -> None:
         assert text
@@ -144,11 +146,17 @@ class MemoryRecorder:
     def drop_text(self) -> None:
         self.open_text = None
 
-    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
+    def add(
+        self,
+        payload: event_pb2.Event,
+        files: Sequence[MadeFile] = (),
+        hides: Sequence[int] = (),
+    ) -> None:
         event = event_pb2.Event()
         event.CopyFrom(payload)
         self.files.extend(files)
         self.waits.append(event)
+        self.hiding.update(hides)
 
     def add_usage(self, usage: Usage) -> None:
         self.usage += usage
@@ -166,6 +174,10 @@ class MemoryRecorder:
         for event in self.waits:
             self.store(event)
         self.waits = []
+        for event in self.stored:
+            if event.sequence in self.hiding:
+                event.hide_reason = event_pb2.HIDE_REASON_COMPACTION
+        self.hiding = set()
         self.flushed.set()
 
     def store(self, event: event_pb2.Event, turn_id: str | None = None) -> None:
@@ -185,9 +197,31 @@ class MemoryRecorder:
     def require_action(self, calls: Sequence[AwaitedCall]) -> None:
         self.awaited += calls
 
-    async def history(self) -> Sequence[event_pb2.Event]:
+    async def history(self, reach: Reach) -> Recent:
         await self.flush()
-        return list(self.stored)
+        visible = [event for event in self.stored if not event.hide_reason]
+        if not reach.turn_only:
+            return Recent(events=visible, whole=True)
+        own = [event.turn_id == self.turn_id for event in visible]
+        first = own.index(True) if any(own) else len(visible)
+        return Recent(events=visible[first:], whole=first == 0)
+
+    async def past(self, *, through: int, max_events: int, max_bytes: int) -> Recent:
+        found = [
+            event
+            for event in self.stored
+            if not event.hide_reason and event.sequence <= through and event.turn_id != self.turn_id
+        ]
+        size, kept = 0, 0
+        for event in found:
+            size += event.ByteSize()
+            if kept == max_events or (kept and size > max_bytes):
+                break
+            kept += 1
+        return Recent(events=found[:kept], whole=kept == len(found))
+
+    async def find_sequence(self, event_id: str) -> int:
+        return next(event.sequence for event in self.stored if event.id == event_id)
 
     @property
     def kinds(self) -> list[str]:
@@ -236,6 +270,7 @@ async def run_turn(
     limits: AgentLimits | None = None,
     models: ModelCatalog | None = None,
     tools: ToolCatalog | None = None,
+    compact: turn_pb2.Compact | None = None,
 ) -> MemoryRecorder:
     """Run one turn to its end and return its record."""
     if recorder is None:
@@ -248,6 +283,8 @@ async def run_turn(
             files=files or MemoryFiles(),
             corpora=NoCorpora(),
             now_us=NOW_US,
+            turn_id=recorder.turn_id,
+            compact=compact,
         ),
         recorder,
         models=models or ModelCatalog(),

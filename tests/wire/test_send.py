@@ -395,7 +395,16 @@ async def _send_and_leave(hansard: Running) -> None:
             grpc.StatusCode.FAILED_PRECONDITION,
             "TOOL_CALL_NOT_PENDING",
         ),
-        ({"compact": {}}, grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"),
+        (
+            {"compact": {"up_to_event_id": "aev_no"}},
+            grpc.StatusCode.NOT_FOUND,
+            "EVENT_NOT_FOUND",
+        ),
+        (
+            {"compact": {"up_to_event_id": "no"}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        ),
         (
             {"input_message": {"messages": [{"text": {"content": " \n"}}]}},
             grpc.StatusCode.INVALID_ARGUMENT,

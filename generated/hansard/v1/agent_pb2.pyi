@@ -93,6 +93,7 @@ class Agent(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The agent's key, unique in its tenant: 1 to 50 of the characters 0-9 a-z A-Z _ -."""
     uid: _builtins.str
@@ -132,6 +133,12 @@ class Agent(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When a field that callers set was changed last."""
 
+    @_builtins.property
+    def compaction(self) -> Global___CompactionSettings:
+        """When the beginning of a conversation is summarised by itself. Unset: never; what is too long for
+        the model is then left out, the oldest first.
+        """
+
     def __init__(
         self,
         *,
@@ -147,16 +154,81 @@ class Agent(_message.Message):
         etag: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        compaction: Global___CompactionSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "tool_configurations", b"tool_configurations", "uid", b"uid", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "tool_configurations", b"tool_configurations", "uid", b"uid", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class CompactionSettings(_message.Message):
+    """When the beginning of a conversation is summarised by itself, and how. A conversation longer than
+    the threshold is summarised before the next model call, by the agent's own model: a `compaction`
+    event of the running turn, which hides what it summarises. Events of the running turn, and input
+    that nobody has answered, are never summarised. When the summary fails, the turn goes on without.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_TOKENS_FIELD_NUMBER: _builtins.int
+    KEEP_RECENT_INPUTS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """False: only on demand, by SendEvent with `compact`. Default: true."""
+    threshold_percent: _builtins.int
+    """The threshold, in percent of what the model takes less the room for its answer. Default: 80.
+    It means nothing for a model of which the server does not know how much it takes.
+    """
+    threshold_tokens: _builtins.int
+    """The threshold in tokens, for models of which the server does not know how much they take. With
+    both the lower one holds. Default: none.
+    """
+    keep_recent_inputs: _builtins.int
+    """So many of the newest inputs stay as they are, the running turn's not counted, and with them
+    all that came after. Default: 2. A `compact` that names no event keeps them too, when this is
+    set.
+    """
+    message: _builtins.str
+    """What the summary should keep, in words for the model."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool | None = ...,
+        threshold_percent: _builtins.int | None = ...,
+        threshold_tokens: _builtins.int | None = ...,
+        keep_recent_inputs: _builtins.int | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_keep_recent_inputs", b"_keep_recent_inputs", "_threshold_percent", b"_threshold_percent", "_threshold_tokens", b"_threshold_tokens", "enabled", b"enabled", "keep_recent_inputs", b"keep_recent_inputs", "threshold_percent", b"threshold_percent", "threshold_tokens", b"threshold_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_keep_recent_inputs", b"_keep_recent_inputs", "_threshold_percent", b"_threshold_percent", "_threshold_tokens", b"_threshold_tokens", "enabled", b"enabled", "keep_recent_inputs", b"keep_recent_inputs", "message", b"message", "threshold_percent", b"threshold_percent", "threshold_tokens", b"threshold_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__keep_recent_inputs: _TypeAlias = _typing.Literal["keep_recent_inputs"]  # noqa: Y015
+    _WhichOneofArgType__keep_recent_inputs: _TypeAlias = _typing.Literal["_keep_recent_inputs", b"_keep_recent_inputs"]  # noqa: Y015
+    _WhichOneofReturnType__threshold_percent: _TypeAlias = _typing.Literal["threshold_percent"]  # noqa: Y015
+    _WhichOneofArgType__threshold_percent: _TypeAlias = _typing.Literal["_threshold_percent", b"_threshold_percent"]  # noqa: Y015
+    _WhichOneofReturnType__threshold_tokens: _TypeAlias = _typing.Literal["threshold_tokens"]  # noqa: Y015
+    _WhichOneofArgType__threshold_tokens: _TypeAlias = _typing.Literal["_threshold_tokens", b"_threshold_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_recent_inputs) -> _WhichOneofReturnType__keep_recent_inputs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_percent) -> _WhichOneofReturnType__threshold_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_tokens) -> _WhichOneofReturnType__threshold_tokens | None: ...
+
+Global___CompactionSettings: _TypeAlias = CompactionSettings  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -416,7 +488,12 @@ Global___DefaultOutputParser: _TypeAlias = DefaultOutputParser  # noqa: Y015
 
 @_typing.final
 class StructuredOutputParser(_message.Message):
-    """The answer is JSON of a given schema."""
+    """The answer is JSON of a given schema. The model is given the schema, and its answer is checked: it
+    becomes a `structured_output` when it fits, never in pieces, and what comes with tool calls is an
+    `agent_output` as usual. An answer that does not fit is not stored; the model is told what is
+    wrong and may answer once more. If that does not fit either, the turn ends FAILED with
+    AGENT_PROCESSING_FAILED, which says what is wrong. `hansard/extractive` has no such answers.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,7 +502,11 @@ class StructuredOutputParser(_message.Message):
     schema_name: _builtins.str
     """What the schema is called in the events: 1 to 64 of the characters 0-9 a-z A-Z _ -."""
     json_schema_json: _builtins.str
-    """The JSON schema, as text; over HTTP it is the object `json_schema`."""
+    """The JSON schema (2020-12), an object, as text; over HTTP it is the object `json_schema`. Nested
+    at most 64 levels deep, with 2,000 subschemas at most; `$ref` only within the schema (`#…`), `pattern` and `patternProperties`
+    in RE2 syntax, no `unevaluatedItems`, `unevaluatedProperties` and `$dynamicRef`. `format` is not
+    checked. What can't be used is INVALID_AGENT_CONFIGURATION.
+    """
     def __init__(
         self,
         *,

@@ -59,6 +59,7 @@ class CreateAgentRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COMPACTION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The agent's key; left out, it is made from the name, with the prefix `agt_`."""
     name: _builtins.str
@@ -88,6 +89,10 @@ class CreateAgentRequest(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """See Agent.metadata."""
 
+    @_builtins.property
+    def compaction(self) -> _agent_pb2.CompactionSettings:
+        """When the beginning of a conversation is summarised by itself. Unset: never."""
+
     def __init__(
         self,
         *,
@@ -100,10 +105,11 @@ class CreateAgentRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         enabled: _builtins.bool | None = ...,
         request_id: _builtins.str = ...,
+        compaction: _agent_pb2.CompactionSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "description", b"description", "enabled", b"enabled", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "request_id", b"request_id", "tool_configurations", b"tool_configurations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "description", b"description", "enabled", b"enabled", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "request_id", b"request_id", "tool_configurations", b"tool_configurations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
@@ -235,8 +241,8 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What is replaced: name, description, model, first_step, tool_configurations, metadata, enabled,
-        or `tool_configurations.<name>` for one tool (removed when the agent above has none of that
+        """What is replaced: name, description, model, first_step, tool_configurations, compaction, metadata,
+        enabled, or `tool_configurations.<name>` for one tool (removed when the agent above has none of that
         name). An empty mask and unknown paths are INVALID_REQUEST.
         """
 

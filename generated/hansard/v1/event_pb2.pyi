@@ -641,7 +641,12 @@ Global___ImageRead: _TypeAlias = ImageRead  # noqa: Y015
 
 @_typing.final
 class ContextLimitExceeded(_message.Message):
-    """The conversation had grown too long for the model."""
+    """The conversation had grown too long for the model: by the service's own count, which rather
+    counts too many tokens than too few, or by the provider's. Written once in a turn, which goes on:
+    with a summary of the beginning if the agent's compaction settings say so, else, and when that is
+    not enough, without the oldest events. The newest input is never left out; a turn whose own input
+    is too long for the model ends FAILED.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -649,9 +654,11 @@ class ContextLimitExceeded(_message.Message):
     ACTUAL_TOKENS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     context_limit: _builtins.int
-    """How many tokens the model takes."""
+    """How many tokens the model takes; 0: nobody has said."""
     actual_tokens: _builtins.int
-    """How many there were."""
+    """How many there would have been, instructions, tools and room for the answer included. Nobody
+    counts further than that they are too many: it may be a lower bound.
+    """
     message: _builtins.str
     """The same in words."""
     def __init__(
@@ -671,7 +678,9 @@ Global___ContextLimitExceeded: _TypeAlias = ContextLimitExceeded  # noqa: Y015
 
 @_typing.final
 class Compaction(_message.Message):
-    """Events were summarised, and hidden."""
+    """Events were summarised, and hidden (HIDE_REASON_COMPACTION). The model sees the summary in their
+    place: before all events that are older than this one and still visible.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -680,13 +689,13 @@ class Compaction(_message.Message):
     SUMMARY_TEXT_FIELD_NUMBER: _builtins.int
     SUMMARY_KEY_FIELD_NUMBER: _builtins.int
     turns_compacted: _builtins.int
-    """How many turns were summarised."""
+    """How many turns the summarised events are of, turns that compacted not counted."""
     events_compacted: _builtins.int
-    """How many events were summarised."""
+    """How many events were summarised; earlier summaries that this one takes in are among them."""
     summary_text: _builtins.str
     """The summary, which the model sees in their place."""
     summary_key: _builtins.str
-    """Names the summary."""
+    """Names the summary, `sum_…`."""
     def __init__(
         self,
         *,

@@ -38,7 +38,9 @@ class _WhenBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenBusy.Val
     WHEN_BUSY_REJECT: _WhenBusy.ValueType  # 2
     """It is refused: SESSION_BUSY."""
     WHEN_BUSY_STEER: _WhenBusy.ValueType  # 3
-    """It becomes part of the running turn, which makes another model call before it ends."""
+    """It becomes part of the running turn, which makes another model call before it ends. A `compact`,
+    and whatever comes while a turn compacts, waits for its own turn.
+    """
     WHEN_BUSY_INTERRUPT: _WhenBusy.ValueType  # 4
     """The running turn is ended first."""
 
@@ -54,7 +56,9 @@ is QUEUE_FULL.
 WHEN_BUSY_REJECT: WhenBusy.ValueType  # 2
 """It is refused: SESSION_BUSY."""
 WHEN_BUSY_STEER: WhenBusy.ValueType  # 3
-"""It becomes part of the running turn, which makes another model call before it ends."""
+"""It becomes part of the running turn, which makes another model call before it ends. A `compact`,
+and whatever comes while a turn compacts, waits for its own turn.
+"""
 WHEN_BUSY_INTERRUPT: WhenBusy.ValueType  # 4
 """The running turn is ended first."""
 Global___WhenBusy: _TypeAlias = WhenBusy  # noqa: Y015
@@ -163,7 +167,9 @@ class SendEventRequest(_message.Message):
 
     @_builtins.property
     def compact(self) -> _turn_pb2.Compact:
-        """Has the conversation so far summarised; makes a turn of its own."""
+        """Has the conversation so far summarised; makes a turn of its own, whose first item is its
+        `compaction` event (or turn_end).
+        """
 
     def __init__(
         self,

@@ -86,8 +86,8 @@ class EventServiceServicer:
         """Sends one input and streams the agent's whole turn as it happens. Every event is on disk before
         it is sent. The turn goes on when the client goes away: send the same `request_id` again, or
         watch from the last `sequence` seen, and nothing is missed.
-        AGENT_NOT_FOUND, SESSION_NOT_FOUND, ARTIFACT_NOT_FOUND, AGENT_DISABLED, SESSION_DISABLED,
-        SESSION_BUSY, QUEUE_FULL, SEQUENCE_MISMATCH, REQUEST_ID_REUSED, TOOL_CALL_NOT_PENDING,
+        AGENT_NOT_FOUND, SESSION_NOT_FOUND, ARTIFACT_NOT_FOUND, EVENT_NOT_FOUND (of a `compact`),
+        AGENT_DISABLED, SESSION_DISABLED, SESSION_BUSY, QUEUE_FULL, SEQUENCE_MISMATCH, REQUEST_ID_REUSED, TOOL_CALL_NOT_PENDING,
         INVALID_MESSAGE_CONTENT, PAYLOAD_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

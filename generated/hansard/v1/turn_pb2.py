@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from hansard.v1 import event_pb2 as hansard_dot_v1_dot_event__pb2
 from hansard.v1 import options_pb2 as hansard_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hansard/v1/turn.proto\x12\nhansard.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16hansard/v1/event.proto\x1a\x18hansard/v1/options.proto\"\xcb\x03\n\x04Turn\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.hansard.v1.TurnStatus\x12$\n\x05input\x18\x05 \x01(\x0b\x32\x15.hansard.v1.TurnInput\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x03\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12.\n\rpending_calls\x18\x08 \x03(\x0b\x32\x17.hansard.v1.PendingCall\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.Status\x12 \n\x05usage\x18\x0b \x01(\x0b\x32\x11.hansard.v1.Usage\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\tTurnInput\x12\x31\n\rinput_message\x18\x14 \x01(\x0b\x32\x18.hansard.v1.InputMessageH\x00\x12&\n\x07\x63ompact\x18* \x01(\x0b\x32\x13.hansard.v1.CompactH\x00\x42\r\n\x05input\x12\x04\x88\xb5\x18\x01\"2\n\x07\x43ompact\x12\x16\n\x0eup_to_event_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x9d\x01\n\x0bPendingCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.hansard.v1.PendingCallKind\x12-\n\texpire_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61rgument_override_json\x18\x04 \x01(\t\"N\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\x03*\xcb\x01\n\nTurnStatus\x12\x1b\n\x17TURN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATUS_QUEUED\x10\x01\x12\x17\n\x13TURN_STATUS_RUNNING\x10\x02\x12\x1f\n\x1bTURN_STATUS_REQUIRES_ACTION\x10\x03\x12\x19\n\x15TURN_STATUS_COMPLETED\x10\x04\x12\x16\n\x12TURN_STATUS_FAILED\x10\x05\x12\x1b\n\x17TURN_STATUS_INTERRUPTED\x10\x06*w\n\x0fPendingCallKind\x12!\n\x1dPENDING_CALL_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPENDING_CALL_KIND_APPROVAL\x10\x01\x12!\n\x1dPENDING_CALL_KIND_CLIENT_TOOL\x10\x02\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hansard/v1/turn.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16hansard/v1/event.proto\x1a\x18hansard/v1/options.proto\"\xcb\x03\n\x04Turn\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.hansard.v1.TurnStatus\x12$\n\x05input\x18\x05 \x01(\x0b\x32\x15.hansard.v1.TurnInput\x12\x16\n\x0e\x66irst_sequence\x18\x06 \x01(\x03\x12\x15\n\rlast_sequence\x18\x07 \x01(\x03\x12.\n\rpending_calls\x18\x08 \x03(\x0b\x32\x17.hansard.v1.PendingCall\x12\x0f\n\x07\x61ttempt\x18\t \x01(\x05\x12!\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.Status\x12 \n\x05usage\x18\x0b \x01(\x0b\x32\x11.hansard.v1.Usage\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\tTurnInput\x12\x31\n\rinput_message\x18\x14 \x01(\x0b\x32\x18.hansard.v1.InputMessageH\x00\x12&\n\x07\x63ompact\x18* \x01(\x0b\x32\x13.hansard.v1.CompactH\x00\x42\r\n\x05input\x12\x04\x88\xb5\x18\x01\"e\n\x07\x43ompact\x12;\n\x0eup_to_event_id\x18\x01 \x01(\tB#\xbaH r\x1b\x32\x19^aev_[0-9A-Za-z_-]{1,60}$\xd8\x01\x01\x12\x1d\n\x07message\x18\x02 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\"\x9d\x01\n\x0bPendingCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.hansard.v1.PendingCallKind\x12-\n\texpire_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x61rgument_override_json\x18\x04 \x01(\t\"N\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x03 \x01(\x03*\xcb\x01\n\nTurnStatus\x12\x1b\n\x17TURN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12TURN_STATUS_QUEUED\x10\x01\x12\x17\n\x13TURN_STATUS_RUNNING\x10\x02\x12\x1f\n\x1bTURN_STATUS_REQUIRES_ACTION\x10\x03\x12\x19\n\x15TURN_STATUS_COMPLETED\x10\x04\x12\x16\n\x12TURN_STATUS_FAILED\x10\x05\x12\x1b\n\x17TURN_STATUS_INTERRUPTED\x10\x06*w\n\x0fPendingCallKind\x12!\n\x1dPENDING_CALL_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aPENDING_CALL_KIND_APPROVAL\x10\x01\x12!\n\x1dPENDING_CALL_KIND_CLIENT_TOOL\x10\x02\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +39,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'P\001'
   _globals['_TURNINPUT'].oneofs_by_name['input']._loaded_options = None
   _globals['_TURNINPUT'].oneofs_by_name['input']._serialized_options = b'\210\265\030\001'
-  _globals['_TURNSTATUS']._serialized_start=1019
-  _globals['_TURNSTATUS']._serialized_end=1222
-  _globals['_PENDINGCALLKIND']._serialized_start=1224
-  _globals['_PENDINGCALLKIND']._serialized_end=1343
-  _globals['_TURN']._serialized_start=146
-  _globals['_TURN']._serialized_end=605
-  _globals['_TURNINPUT']._serialized_start=607
-  _globals['_TURNINPUT']._serialized_end=724
-  _globals['_COMPACT']._serialized_start=726
-  _globals['_COMPACT']._serialized_end=776
-  _globals['_PENDINGCALL']._serialized_start=779
-  _globals['_PENDINGCALL']._serialized_end=936
-  _globals['_USAGE']._serialized_start=938
-  _globals['_USAGE']._serialized_end=1016
+  _globals['_COMPACT'].fields_by_name['up_to_event_id']._loaded_options = None
+  _globals['_COMPACT'].fields_by_name['up_to_event_id']._serialized_options = b'\272H r\0332\031^aev_[0-9A-Za-z_-]{1,60}$\330\001\001'
+  _globals['_COMPACT'].fields_by_name['message']._loaded_options = None
+  _globals['_COMPACT'].fields_by_name['message']._serialized_options = b'\272H\tr\007\030\200 \272\001\001\000'
+  _globals['_TURNSTATUS']._serialized_start=1099
+  _globals['_TURNSTATUS']._serialized_end=1302
+  _globals['_PENDINGCALLKIND']._serialized_start=1304
+  _globals['_PENDINGCALLKIND']._serialized_end=1423
+  _globals['_TURN']._serialized_start=175
+  _globals['_TURN']._serialized_end=634
+  _globals['_TURNINPUT']._serialized_start=636
+  _globals['_TURNINPUT']._serialized_end=753
+  _globals['_COMPACT']._serialized_start=755
+  _globals['_COMPACT']._serialized_end=856
+  _globals['_PENDINGCALL']._serialized_start=859
+  _globals['_PENDINGCALL']._serialized_end=1016
+  _globals['_USAGE']._serialized_start=1018
+  _globals['_USAGE']._serialized_end=1096
 # @@protoc_insertion_point(module_scope)

@@ -212,16 +212,25 @@ Global___TurnInput: _TypeAlias = TurnInput  # noqa: Y015
 
 @_typing.final
 class Compact(_message.Message):
-    """A request to summarise the conversation so far."""
+    """A request to summarise the conversation so far. The agent's own model makes the summary; a
+    `compaction` event holds it and hides what it summarises, in one transaction. It is the turn's only
+    event: until then there is nothing of the turn to be seen. Input that nobody has answered, and what
+    came after it, is not summarised. Where nothing is to be summarised the turn ends COMPLETED without
+    an event; where the summary fails it ends FAILED, and everything is as it was.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UP_TO_EVENT_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     up_to_event_id: _builtins.str
-    """The last event that is summarised. Default: the last one there is."""
+    """The last event that is summarised (EVENT_NOT_FOUND): a hidden or deleted one names its place.
+    Inside of a step with tools the whole step is summarised: calls and outputs stay together.
+    Default: the last one there is when the turn starts, less what the agent's compaction settings
+    say is kept.
+    """
     message: _builtins.str
-    """What the summary should keep, in the caller's words."""
+    """What the summary should keep, in the caller's words. Default: those of the agent."""
     def __init__(
         self,
         *,

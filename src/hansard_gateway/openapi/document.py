@@ -27,6 +27,7 @@ from hansard_gateway.requests import (
 
 _JSON: Final = "application/json"
 _FORM: Final = "multipart/form-data"
+# A stream of frames: some tools check the whole of it against the schema, others each frame.
 _SSE: Final = "text/event-stream"
 _BINARY: Final = "application/octet-stream"
 _ERRORS: Final = {
@@ -255,7 +256,7 @@ def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
         schemas.ref(_event(descriptor), Mode.REPLY)
         schemas.ref(_turn(descriptor), Mode.REPLY)
         said = "The turn, whatever became of it; its input is stored."
-        content = _content(f"{REF}TurnResponse") | {_SSE: {"schema": {"type": "string"}}}
+        content = _content(f"{REF}TurnResponse") | {_SSE: {"schema": {}}}
         return {status: {"description": said, "content": content}}
     if rpc.name == "DownloadArtifact":
         whole: dict[str, Any] = {"*/*": {"schema": {}}}
@@ -267,7 +268,7 @@ def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
         }
     if rpc.server_streaming:
         said = "Frames of JSON, each with a `type`; see the server's HTTP guide."
-        return {status: {"description": said, "content": {_SSE: {"schema": {"type": "string"}}}}}
+        return {status: {"description": said, "content": {_SSE: {"schema": {}}}}}
     said = _said(descriptor.full_name) or "It is done."
     if "next_page_token" in descriptor.fields_by_name:
         content = {_JSON: {"schema": _page(descriptor, schemas)}}

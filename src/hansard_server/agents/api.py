@@ -14,6 +14,7 @@ from hansard.v1 import (
     corpus_service_pb2,
     event_pb2,
     session_pb2,
+    turn_pb2,
 )
 from hansard_server.domain.records import ArtifactRecord, AwaitedCall, PendingCall, Usage
 
@@ -106,6 +107,8 @@ class ModelRequest:
         parameters: the agent's model parameters.
         output_schema: the form of the answer; None: a text.
         files: the session's, for models that can see; None: there are none.
+        summary_of: what the answer is a summary of, when one is wanted; `history` is then one
+            message that says so and has all that as a text, for models that read texts.
     """
 
     step: int
@@ -115,6 +118,7 @@ class ModelRequest:
     parameters: Mapping[str, Json]
     output_schema: OutputSchema | None = None
     files: SessionFiles | None = None
+    summary_of: tuple[event_pb2.Event, ...] = ()
 
 
 class Model(Protocol):
@@ -131,6 +135,15 @@ class Model(Protocol):
     @property
     def context_tokens(self) -> int | None:
         """How many tokens the model takes, as far as the server knows; None: any number."""
+        ...
+
+
+@runtime_checkable
+class ShortSighted(Protocol):
+    """A Model that may do without what was said before the turn, so that nobody need read it."""
+
+    def needs_history(self, parameters: Mapping[str, Json]) -> bool:
+        """Return whether `ModelRequest.history` must hold more than the running turn."""
         ...
 
 
@@ -289,13 +302,40 @@ class ConfiguredTool(Tool, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
-    """What a turn runs under: everything as it was when the turn started, at `now_us`."""
+    """What a turn runs under: everything as it was when the turn started, at `now_us`.
+
+    `compact` is the request when the turn is to summarise the conversation; such a turn has no
+    event until it has the summary.
+    """
 
     agent: agent_pb2.Agent
     session: session_pb2.Session
     files: SessionFiles
     corpora: CorporaAccess
     now_us: int
+    turn_id: str = ""
+    compact: turn_pb2.Compact | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far back the record is read.
+
+    Attributes:
+        max_bytes: as many bytes of payloads, about; the newest event is read whatever its size.
+        turn_only: no further than to the first event of the running turn.
+    """
+
+    max_bytes: int
+    turn_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest visible events of a session, by sequence. `whole`: there are no others."""
+
+    events: Sequence[event_pb2.Event]
+    whole: bool
 
 
 class TurnRecorder(Protocol):
@@ -319,11 +359,17 @@ class TurnRecorder(Protocol):
         """Forget the open text: it will not be stored, since the call that made it is repeated."""
         ...
 
-    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
+    def add(
+        self,
+        payload: event_pb2.Event,
+        files: Sequence[MadeFile] = (),
+        hides: Sequence[int] = (),
+    ) -> None:
         """Add an event that waits; of `payload` only its payload field counts.
 
         `files` become artifacts when the event is written; `flush` raises QuotaExceeded when the
-        session can't have them, and nothing that waited is written then.
+        session can't have them, and nothing that waited is written then. `hides`: the sequences of
+        events of other turns that a compaction summarises, which are hidden when it is written.
         """
         ...
 
@@ -357,8 +403,21 @@ class TurnRecorder(Protocol):
         """Have the turn wait for somebody to answer these open calls once the loop returns."""
         ...
 
-    async def history(self) -> Sequence[event_pb2.Event]:
-        """Return the newest visible events of the session up to now, by sequence, bounded in bytes;
-        what waits is flushed before.
+    async def history(self, reach: Reach) -> Recent:
+        """Return the newest visible events of the session up to now; what waits is flushed before.
+        The newest input_message is among them, however long ago it was.
+        """
+        ...
+
+    async def past(self, *, through: int, max_events: int, max_bytes: int) -> Recent:
+        """Return the oldest visible events up to a sequence, so many at most; `whole`: all of them.
+
+        An event of the running turn is not among them.
+        """
+        ...
+
+    async def find_sequence(self, event_id: str) -> int:
+        """Return where an event of the session stands, hidden or deleted ones too. Raises
+        EventNotFound.
         """
         ...

@@ -9,9 +9,10 @@ from hansard.v1 import agent_pb2
 from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
 from hansard_server.agents.connections import Outside, UnknownConnection
 from hansard_server.agents.instructions import find_template_faults
+from hansard_server.agents.json_schema import UnusableSchema, read_schema
 from hansard_server.agents.json_text import NotJson, parse_json, struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
-from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.models.catalog import WITHOUT_SCHEMAS, ModelCatalog
 from hansard_server.agents.overrides import filter_arguments, find_bad_references
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.client_tool import CLIENT_TOOL
@@ -42,6 +43,7 @@ def check_agent(
     (models or ModelCatalog()).check(agent.model)
     violations = (
         *_check_retry(agent.model),
+        *_check_output(agent),
         *find_template_faults(agent),
         *_check_tools(agent),
         *_check_filters(agent, check_filter),
@@ -54,10 +56,6 @@ def check_agent(
 
 
 def _check_served(agent: agent_pb2.Agent) -> None:
-    if agent.first_step.output_parser.WhichOneof("parser") == "structured":
-        raise Unimplemented.of_field(
-            "first_step.output_parser.structured", "this server has no structured output yet"
-        )
     for name, configuration in agent.tool_configurations.items():
         path = f"tool_configurations.{name}"
         kind = configuration.WhichOneof("tool")
@@ -79,6 +77,19 @@ def _check_retry(model: agent_pb2.Model) -> Iterator[FieldViolation]:
             "model.retry.max_backoff",
             f"must not be less than initial_backoff ({longest:g} s < {initial:g} s)",
         )
+
+
+def _check_output(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
+    parser = agent.first_step.output_parser
+    if not parser.HasField("structured"):
+        return
+    path = "first_step.output_parser.structured"
+    if agent.model.name in WITHOUT_SCHEMAS:
+        yield FieldViolation(path, f"{agent.model.name} quotes, and can't answer by a schema")
+    try:
+        read_schema(parser.structured.json_schema_json)
+    except UnusableSchema as error:
+        yield FieldViolation(f"{path}.json_schema_json", str(error))
 
 
 def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:

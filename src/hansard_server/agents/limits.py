@@ -26,6 +26,8 @@ class AgentLimits:
             keeps the beginning, and the whole becomes an artifact.
         event_max_bytes: an event as it is stored.
         history_max_bytes: the events that a model gets, together.
+        compaction_max_events: events that are summarised at once; of more the oldest.
+        compaction_max_bytes: the same in bytes.
         settle_s: how long a finished text may wait for the model's next part, in seconds, before
             it is written by itself.
     """
@@ -40,6 +42,8 @@ class AgentLimits:
     tool_output_max_bytes: int = 64 * KIB
     event_max_bytes: int = MIB
     history_max_bytes: int = 4 * MIB
+    compaction_max_events: int = 20_000
+    compaction_max_bytes: int = 32 * MIB
     settle_s: float = 0.005
 
     @property

@@ -8,6 +8,7 @@ from functools import partial
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import (
+    ContextOverflow,
     Model,
     ModelFailed,
     ModelInterrupted,
@@ -23,13 +24,16 @@ from hansard_server.agents.api import (
 from hansard_server.agents.attempts import Attempts, Backoff
 from hansard_server.agents.awaited import run_calls
 from hansard_server.agents.calls import RecordedCall, ToolRunner
-from hansard_server.agents.history import model_history
+from hansard_server.agents.compaction import Compactor
 from hansard_server.agents.instructions import render_templates
-from hansard_server.agents.json_text import struct_to_json, well_formed
+from hansard_server.agents.json_text import well_formed
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.resume import close_open_calls, count_steps
+from hansard_server.agents.structured import HeldAnswer, output_schema
+from hansard_server.agents.summaries import SummaryMaker
 from hansard_server.agents.tools.catalog import ToolCatalog, describe_tools
+from hansard_server.agents.window import ModelWindow, parameters_of
 from hansard_server.domain.errors import AgentProcessingFailed
 from hansard_server.domain.records import Usage
 
@@ -53,55 +57,61 @@ async def run_agent(
     when the model can't go on or makes more calls than `limits.steps_per_turn`.
     """
     model = models.get(context.agent.model.name)
+    backoff = Backoff.of(context.agent.model.retry, limits)
+    attempts = Attempts(model, recorder, backoff, step_max_s=limits.step_max_s)
+    if context.compact is not None:
+        summaries = SummaryMaker(attempts, recorder, limits, parameters=parameters_of(context))
+        await Compactor(context, recorder, limits, summaries).compact(context.compact)
+        return
     runner = ToolRunner(context, tools, limits)
     rendered = await render_templates(context, runner.tools)
-    descriptions = describe_tools(runner.tools, rendered.descriptions)
-    events = await recorder.history()
+    schema = output_schema(context.agent)
+    window = ModelWindow(
+        context,
+        model,
+        attempts,
+        recorder,
+        limits,
+        instructions=rendered.instructions,
+        tools=describe_tools(runner.tools, rendered.descriptions),
+        output_schema=schema,
+    )
+    events = await window.read()
     closed = await close_open_calls(events, runner, recorder)
     if closed is None:
         return
     if closed:
-        events = await recorder.history()
+        events = await window.read()
+    answer = HeldAnswer(schema, recorder, max_bytes=limits.text_max_bytes, turn_id=context.turn_id)
+    call_model = partial(_call_model, attempts, runner, recorder, limits, window, answer)
 
     async def ask(step: int) -> Sequence[RecordedCall]:
-        request = ModelRequest(
-            step=step,
-            instructions=rendered.instructions,
-            history=model_history(events, max_bytes=limits.history_max_bytes),
-            tools=descriptions,
-            parameters=struct_to_json(context.agent.model.parameters),
-            files=context.files,
-        )
-        return await _call_model(attempts, request, runner, recorder, limits)
+        return await window.ask(step, call_model, *answer.repair)
 
-    async def refresh() -> None:
-        nonlocal events
-        events = await recorder.history()
-
-    backoff = Backoff.of(context.agent.model.retry, limits)
-    attempts = Attempts(model, recorder, backoff, step_max_s=limits.step_max_s)
     for step in range(count_steps(events), limits.steps_per_turn):
-        calls = await attempts.make(partial(ask, step), refresh)
-        if not calls:
+        calls = await attempts.make(partial(ask, step), window.read)
+        if not calls and await answer.take():
             return
         await recorder.flush()
-        if not await run_calls(calls, runner, recorder):
+        if calls and not await run_calls(calls, runner, recorder):
             return
-        await refresh()
+        await window.read()
     raise AgentProcessingFailed(
         f"The agent has made {limits.steps_per_turn} model calls without coming to an answer."
     )
 
 
-async def _call_model(
+async def _call_model(  # noqa: C901 - one answer, from its first part to its last
     model: Model,
-    request: ModelRequest,
     runner: ToolRunner,
     recorder: TurnRecorder,
     limits: AgentLimits,
+    window: ModelWindow,
+    answer: HeldAnswer,
+    request: ModelRequest,
 ) -> Sequence[RecordedCall]:
     """Record what the model says; return the tool calls that it made, recorded but not run."""
-    text = _Text(recorder, limits)
+    text = _Text(recorder, limits, answer)
     calls: list[RecordedCall] = []
     parts = model.respond(request)
     try:
@@ -112,12 +122,15 @@ async def _call_model(
                 case TextEnd(provider_data):
                     text.end(provider_data)
                 case ToolCall():
-                    text.end()
+                    await text.release()
                     limits.check_provider_data(part.provider_data)
                     calls.append(runner.open(part, len(calls)))
                     recorder.add(calls[-1].to_input())
                 case Usage():
                     recorder.add_usage(part)
+                    window.learn(part)
+    except ContextOverflow:
+        raise
     except ModelInterrupted:
         # Calls are on record, so they are made; what the model would have said after them it says
         # when it has their outputs.
@@ -127,6 +140,8 @@ async def _call_model(
         raise AgentProcessingFailed(str(error)) from error
     finally:
         await _close(parts)
+    if calls:
+        await text.release()
     text.end()
     return calls
 
@@ -163,10 +178,12 @@ async def _close(parts: AsyncIterator[Part]) -> None:
 class _Text:
     """The open text of a model call."""
 
-    def __init__(self, recorder: TurnRecorder, limits: AgentLimits) -> None:
+    def __init__(self, recorder: TurnRecorder, limits: AgentLimits, answer: HeldAnswer) -> None:
         self._recorder = recorder
         self._limits = limits
+        self._answer = answer
         self._kind: TextKind | None = None
+        answer.begin()
 
     async def show(self, kind: TextKind, delta: str) -> None:
         """Add to the open text, ending one of another kind before."""
@@ -174,8 +191,19 @@ class _Text:
             return
         if kind is not self._kind:
             self.end()
+        if kind is TextKind.OUTPUT and self._answer.holds:
+            self._answer.hold(delta)
+            return
         self._kind = kind
         await self._recorder.show(kind, well_formed(delta))
+
+    async def release(self) -> None:
+        """End the open text; what was held back is one of its own."""
+        self.end()
+        held = self._answer.release()
+        if held:
+            await self._recorder.show(TextKind.OUTPUT, well_formed(held))
+            self._recorder.end_text()
 
     def end(self, provider_data: bytes = b"") -> None:
         """Make the open text an event that waits, if there is one."""

@@ -262,7 +262,8 @@ class PendingCall:
 class TurnRecord:
     """A turn. `input` and `error` are serialized messages.
 
-    `input` is a TurnInput, whose bytes are those of the Event payload that it becomes. `number`
+    `input` is a TurnInput, whose bytes are those of the Event payload that it becomes; with the
+    `input_type` COMPACTION the turn itself makes that event, under `input_event_id`. `number`
     counts the turns of a session from 1, in the order in which their inputs were accepted.
     `taken_sequence` is that of its last event when it last changed hands, `steered_sequence` that
     of the newest input that was put into it while it ran. `pending_calls` are those of the open

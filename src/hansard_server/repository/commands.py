@@ -65,6 +65,8 @@ class Draft:
         opens: of a tool_input: the call as it is known until it has its output.
         artifacts: of a turn's artifact_upload: the files that a tool made, which become artifacts
             of the session with it. Their bytes are stored already.
+        hides: of a turn's compaction: the sequences of the events that it summarises. Those that
+            are still visible are hidden with it.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Draft:
     tool_call_id: str | None = None
     opens: OpenCall | None = None
     artifacts: tuple[ArtifactRecord, ...] = ()
+    hides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +161,10 @@ class Appended:
 class AcceptInput:
     """Take an input: start its turn in an idle session, queue it in a busy one. Result: Accepted.
 
-    The turn's input event is written when the turn starts, and not before. STEER puts the input
-    into the turn that runs, as an event of it; where none runs, it is as QUEUE. Raises, in this
+    The turn's input event is written when the turn starts, and not before; an input of the type
+    COMPACTION has none: the turn writes the event when it has the summary. STEER puts the input
+    into the turn that runs, as an event of it; where none runs, or one that compacts, it is as
+    QUEUE. Raises, in this
     order: AgentNotFound, SessionNotFound; RequestIdReused, or the claimed turn; AgentDisabled,
     SessionDisabled; SessionBusy (REJECT, or `expected_last_sequence` given); SequenceMismatch;
     QueueFull when `queue_max_inputs` wait; QuotaExceeded when the session has `max_events` events;
@@ -182,10 +187,10 @@ class AcceptInput:
 class Accepted:
     """The turn that an input made.
 
-    `input_event` is there when the turn has just started, or was steered; `position` counts from 1
-    when the turn waits. `claimed` says that an earlier request with this request_id did the work,
-    and that this one changed nothing. `from_sequence` is where the input's own part of the turn
-    begins, 0 for its start. `last_sequence` is the session's.
+    `input_event` is there when the turn has just started with one, or was steered; `position`
+    counts from 1 when the turn waits. `claimed` says that an earlier request with this request_id
+    did the work, and that this one changed nothing. `from_sequence` is where the input's own part
+    of the turn begins, 0 for its start. `last_sequence` is the session's.
     """
 
     turn: TurnRecord

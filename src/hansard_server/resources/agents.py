@@ -31,13 +31,13 @@ from hansard_server.resources.paging import Page, PageTokens
 _UPDATABLE = frozenset(
     {
         *("name", "description", "model", "first_step", "tool_configurations"),
-        *("metadata", "enabled"),
+        *("compaction", "metadata", "enabled"),
     }
 )
 _TOOLS = "tool_configurations"
 _TOOLS_MAX = 128
-_CONFIGURATION: tuple[Literal["model", "first_step", "tool_configurations"], ...] = (
-    *("model", "first_step", "tool_configurations"),
+_CONFIGURATION: tuple[Literal["model", "first_step", "tool_configurations", "compaction"], ...] = (
+    *("model", "first_step", "tool_configurations", "compaction"),
 )
 _KEY_TRIES = 8
 
@@ -82,6 +82,7 @@ class Agents:
             model=request.model,
             first_step=request.first_step if request.HasField("first_step") else None,
             tool_configurations=request.tool_configurations,
+            compaction=request.compaction if request.HasField("compaction") else None,
             metadata=request.metadata,
             enabled=request.enabled,
         )
@@ -232,6 +233,7 @@ def _pack(agent: agent_pb2.Agent) -> bytes:
         model=agent.model if agent.HasField("model") else None,
         first_step=agent.first_step if agent.HasField("first_step") else None,
         tool_configurations=agent.tool_configurations,
+        compaction=agent.compaction if agent.HasField("compaction") else None,
     )
     return stored.SerializeToString(deterministic=True)
 
@@ -263,6 +265,8 @@ def _replace_configuration(
         agent.model.CopyFrom(body.model)
     if "first_step" in paths and body.HasField("first_step"):
         agent.first_step.CopyFrom(body.first_step)
+    if "compaction" in paths and body.HasField("compaction"):
+        agent.compaction.CopyFrom(body.compaction)
     named = {path.partition(".")[2] for path in paths if "." in path}
     for name in named - set(body.tool_configurations):
         agent.tool_configurations.pop(name, None)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from google.protobuf import struct_pb2
 
-from hansard.v1 import agent_pb2, session_pb2
+from hansard.v1 import agent_pb2, session_pb2, turn_pb2
 from hansard_server.agents.api import CorporaAccess, SessionFiles, TurnContext
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.records import AgentRecord, SessionRecord, TurnRecord
+from hansard_server.domain.records import AgentRecord, EventType, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
 
 MakeFiles = Callable[[SessionRecord], SessionFiles]
@@ -49,7 +49,15 @@ class ContextLoader:
             files=self._make_files(session),
             corpora=self._make_corpora(session.tenant),
             now_us=self._clock(),
+            turn_id=turn.id,
+            compact=_compact(turn),
         )
+
+
+def _compact(turn: TurnRecord) -> turn_pb2.Compact | None:
+    if turn.input_type is not EventType.COMPACTION:
+        return None
+    return turn_pb2.TurnInput.FromString(turn.input).compact
 
 
 def agent_message(record: AgentRecord) -> agent_pb2.Agent:

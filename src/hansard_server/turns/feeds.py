@@ -112,10 +112,11 @@ class SessionFeed:
         self.deleted = self.deleted or change.deleted
         self.wake()
 
-    def seed(self, turn: TurnRecord, event: EventRecord) -> None:
+    def seed(self, turn: TurnRecord, event: EventRecord | None) -> None:
         """Take in a turn and its input, which were stored before the feed was in use."""
         self.turns.setdefault(turn.id, turn)
-        self._add(event)
+        if event is not None:
+            self._add(event)
 
     def learn(self, pulse: SessionPulse) -> None:
         """Take in how the session is, for a reader that begins with what the store has."""

@@ -9,7 +9,12 @@ from dataclasses import replace
 
 from hansard.v1 import event_pb2, event_service_pb2, turn_pb2, turn_service_pb2
 from hansard_server.domain.clock import Clock, now_us
-from hansard_server.domain.errors import ArtifactNotFound, DomainError, Unimplemented
+from hansard_server.domain.errors import (
+    ArtifactNotFound,
+    DomainError,
+    EventNotFound,
+    Unimplemented,
+)
 from hansard_server.domain.keys import make_event_id, make_turn_id
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS, Limits
 from hansard_server.domain.records import Claim, EventType, TurnRecord, TurnStatus
@@ -92,6 +97,8 @@ class Inputs:
             sending = self._send_message(tenant, request)
         elif kind == "tool_results":
             sending = self._send_results(tenant, request)
+        elif kind == "compact":
+            sending = self._send_compact(tenant, request)
         else:
             raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
         async with aclosing(sending) as items:
@@ -120,11 +127,58 @@ class Inputs:
         message = event_pb2.InputMessage()
         message.CopyFrom(request.input_message)
         check_input(message, "input_message", self._limits)
-        claim = _send_claim(request)
         name, fault = await self._fill(
             _session_name(tenant, request), message_references(message, "input_message")
         )
+        draft = Draft(
+            id=make_event_id(),
+            type=EventType.INPUT_MESSAGE,
+            payload=turn_pb2.TurnInput(input_message=message).SerializeToString(),
+        )
+        async with aclosing(self._send_draft(request, name, draft, fault)) as items:
+            async for item in items:
+                yield item
+
+    async def _send_compact(
+        self, tenant: str, request: SendRequest
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+        name = _session_name(tenant, request)
+        fault: DomainError | None = None
+        if request.compact.up_to_event_id:
+            name, fault = await self._find_anchor(name, request.compact.up_to_event_id)
+        draft = Draft(
+            id=make_event_id(),
+            type=EventType.COMPACTION,
+            payload=turn_pb2.TurnInput(compact=request.compact).SerializeToString(),
+        )
+        async with aclosing(self._send_draft(request, name, draft, fault)) as items:
+            async for item in items:
+                yield item
+
+    async def _find_anchor(
+        self, name: SessionName, event_id: str
+    ) -> tuple[SessionName, DomainError | None]:
+        """Return the name bound to the incarnation that has the event, and its lack as a fault."""
+        session = await self._store.read(lambda tx: tx.resolve_session(name))
+        try:
+            await self._store.read(lambda tx: tx.get_event(session.tenant, session.uid, event_id))
+        except EventNotFound:
+            fault = EventNotFound.of_field(
+                "compact.up_to_event_id", f"there is no event {event_id!r} in the session"
+            )
+            return replace(name, uid=session.uid), fault
+        return replace(name, uid=session.uid), None
+
+    async def _send_draft(
+        self, request: SendRequest, name: SessionName, draft: Draft, fault: DomainError | None
+    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+        """Take the input that makes a turn of its own, and yield the items of that turn."""
+        claim = _send_claim(request)
         fault = fault or self._engine.overload
+        when_busy = _WHEN_BUSY[request.when_busy]
+        if draft.type is EventType.COMPACTION and when_busy is WhenBusy.STEER:
+            # It can't become a part of another turn.
+            when_busy = WhenBusy.QUEUE
         if request.when_busy == event_service_pb2.WHEN_BUSY_INTERRUPT:
             await self._interrupt_for_input(
                 FindInterrupted(
@@ -138,12 +192,8 @@ class Inputs:
         command = AcceptInput(
             session=name,
             turn_id=make_turn_id(),
-            input=Draft(
-                id=make_event_id(),
-                type=EventType.INPUT_MESSAGE,
-                payload=turn_pb2.TurnInput(input_message=message).SerializeToString(),
-            ),
-            when_busy=_WHEN_BUSY[request.when_busy],
+            input=draft,
+            when_busy=when_busy,
             queue_max_inputs=self._limits.queue_max_inputs,
             max_events=self._limits.session_max_events,
             lease=self._engine.lease,
@@ -299,7 +349,7 @@ class Inputs:
         turn = accepted.turn
         held = ExitStack()
         feed = held.enter_context(self._feeds.use(turn.tenant, turn.session_uid))
-        if accepted.input_event is not None and not accepted.from_sequence:
+        if _started(accepted):
             feed.seed(turn, accepted.input_event)
             self._engine.start(turn)
         elif isinstance(command, AnswerCalls) and not accepted.claimed:
@@ -326,20 +376,26 @@ class Inputs:
         if position:
             yield InputQueued(position)
         from_sequence = accepted.from_sequence
-        if turn.status is TurnStatus.QUEUED:
+        if turn.status is TurnStatus.QUEUED or (_started(accepted) and not turn.first_sequence):
             # Whatever it will be, it comes after all that there was when it was accepted.
             from_sequence = accepted.last_sequence + 1
         following = self._readers.follow_turn(
             feed,
             turn,
             # Nothing of a turn that this call has started can have been missed.
-            fresh=accepted.input_event is not None and not accepted.from_sequence,
+            fresh=_started(accepted),
             from_sequence=from_sequence,
             deltas=request.deltas != event_service_pb2.DELTA_MODE_NONE,
         )
         async with aclosing(following) as items:
             async for item in items:
                 yield item
+
+
+def _started(accepted: Accepted) -> bool:
+    """Tell whether the input has just started its turn."""
+    running = accepted.turn.status is TurnStatus.RUNNING
+    return running and not accepted.claimed and not accepted.from_sequence
 
 
 def _release(accepting: asyncio.Future[tuple[Accepted, ExitStack, SessionFeed]]) -> None:

@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.api import MadeFile, TextKind
+from hansard_server.agents.api import MadeFile, Reach, Recent, TextKind
 from hansard_server.domain.errors import EventAlreadyExists, EventNotFound, StoreUnavailable
 from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import (
     AwaitedCall,
     EventRecord,
+    EventType,
     PendingCall,
     TurnRecord,
     Usage,
 )
-from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
+from hansard_server.repository.api import ReadTx, Store
 from hansard_server.repository.commands import ArtifactQuota, Draft, RecordStep, TurnRef
 from hansard_server.turns import patience
 from hansard_server.turns.feeds import OpenText, SessionFeed
-from hansard_server.turns.payloads import decode_event, make_draft, text_payload
+from hansard_server.turns.payloads import make_draft, text_payload
+from hansard_server.turns.record import RecordReader
 
 # Every byte of a UTF-8 character but its first looks so.
 _CONTINUATION_MASK = 0xC0
 _CONTINUATION = 0x80
-HISTORY_MAX_BYTES = 4 * 1024 * 1024
-HISTORY_MAX_EVENTS = 256
 
 
 class HandedOn(Exception):  # noqa: N818 - a state of affairs
@@ -66,8 +66,10 @@ class Recorder:
         self._handing_on = False
         self.awaited: tuple[AwaitedCall, ...] = ()
         """The calls that the turn is to wait for."""
-        self.read_sequence = 0
-        """The last sequence of the session that `history` has told the agent of."""
+        # A turn that compacts has the id of its one event from the beginning.
+        compacts = turn.input_type is EventType.COMPACTION
+        self._compaction_id = turn.input_event_id if compacts else None
+        self._reader = RecordReader(store, turn)
 
     async def show(self, kind: TextKind, text: str) -> None:
         """Show more of the open text; see the Protocol."""
@@ -93,11 +95,23 @@ class Recorder:
             payload = text_payload(text.kind, text.content.decode(), provider_data, partial=partial)
             self._add_draft(make_draft(payload, event_id=text.event_id))
 
-    def add(self, payload: event_pb2.Event, files: Sequence[MadeFile] = ()) -> None:
+    @property
+    def read_sequence(self) -> int:
+        """The last sequence of the session that `history` has told the agent of."""
+        return self._reader.read_sequence
+
+    def add(
+        self,
+        payload: event_pb2.Event,
+        files: Sequence[MadeFile] = (),
+        hides: Sequence[int] = (),
+    ) -> None:
         """Add an event that waits; see the Protocol."""
-        draft = make_draft(payload)
-        if files:
-            draft = replace(draft, artifacts=tuple(file.record for file in files))
+        event_id = self._compaction_id if payload.HasField("compaction") else None
+        draft = make_draft(payload, event_id=event_id)
+        if files or hides:
+            artifacts = tuple(file.record for file in files)
+            draft = replace(draft, artifacts=artifacts, hides=tuple(hides))
         self._add_draft(draft)
 
     def add_usage(self, usage: Usage) -> None:
@@ -188,24 +202,19 @@ class Recorder:
         elif draft.tool_call_id is not None:
             self._open_calls.discard(draft.tool_call_id)
 
-    async def history(self) -> Sequence[event_pb2.Event]:
+    async def history(self, reach: Reach) -> Recent:
         """Return the newest visible events up to now; see the Protocol."""
         await self.flush()
         self._check_handing_on()
-        ref = self._ref
-        scan = EventScan(
-            limit=HISTORY_MAX_EVENTS,
-            max_bytes=HISTORY_MAX_BYTES,
-            max_rows=HISTORY_MAX_EVENTS,
-            descending=True,
-        )
+        return await self._reader.recent(reach)
 
-        def read(tx: ReadTx) -> tuple[int, EventPage]:
-            last_sequence = tx.last_sequence(ref.tenant, ref.session_uid)
-            return last_sequence, tx.scan_events(ref.tenant, ref.session_uid, scan)
+    async def past(self, *, through: int, max_events: int, max_bytes: int) -> Recent:
+        """Return the oldest visible events up to a sequence; see the Protocol."""
+        return await self._reader.past(through=through, max_events=max_events, max_bytes=max_bytes)
 
-        self.read_sequence, page = await patience.outlast(lambda: self._store.read(read))
-        return [decode_event(event) for event in reversed(page.events)]
+    async def find_sequence(self, event_id: str) -> int:
+        """Return where an event stands; see the Protocol."""
+        return await self._reader.find_sequence(event_id)
 
 
 async def was_written(store: Store, turn: TurnRef, drafts: Sequence[Draft]) -> bool:

@@ -16,7 +16,6 @@ from hansard_server.agents.tools.catalog import ToolCatalog, describe_tools
 from hansard_server.domain.errors import (
     AgentProcessingFailed,
     InvalidAgentConfiguration,
-    Unimplemented,
 )
 from tests.support.agents import MemoryFiles, MemoryRecorder, make_agent, message, run_turn
 
@@ -59,11 +58,17 @@ def test_backoffs_must_fit_together() -> None:
     check_agent(agent)
 
 
-def test_what_later_versions_serve_is_unimplemented() -> None:
+def test_schemas_of_answers_are_checked() -> None:
     agent = make_agent()
-    agent.first_step.output_parser.structured.schema_name = "x"
-    with pytest.raises(Unimplemented, match="structured"):
-        check_agent(agent)
+    parser = agent.first_step.output_parser.structured
+    parser.schema_name = "x"
+    parser.json_schema_json = '{"type": "object"}'
+    check_agent(agent)
+    parser.json_schema_json = '{"type": "objekt"}'
+    assert fields(agent) == ["first_step.output_parser.structured.json_schema_json"]
+    agent.model.name = "hansard/extractive"
+    parser.json_schema_json = "{}"
+    assert fields(agent) == ["first_step.output_parser.structured"]
 
 
 def test_overrides_must_name_arguments_and_things_that_can_be() -> None:

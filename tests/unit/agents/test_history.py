@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.history import call_id, model_history
-
-ALL = 10**9
+from hansard_server.agents.history import call_id, is_input, model_history, model_units
 
 
 def event(kind: str, call: str = "", turn: str = "t1") -> event_pb2.Event:
@@ -28,8 +26,13 @@ def number(events: Sequence[event_pb2.Event]) -> list[event_pb2.Event]:
     return list(events)
 
 
-def order(*events: event_pb2.Event, max_bytes: int = ALL) -> list[int]:
-    return [e.sequence for e in model_history(number(events), max_bytes=max_bytes)]
+def size_of(event: event_pb2.Event) -> int:
+    return event.ByteSize()
+
+
+def order(*events: event_pb2.Event, max_tokens: float | None = None) -> list[int]:
+    history = model_history(number(events), max_tokens=max_tokens, count=size_of)
+    return [e.sequence for e in history.events]
 
 
 def test_outputs_follow_their_inputs_and_what_lay_between_comes_after() -> None:
@@ -92,18 +95,52 @@ def test_what_the_model_must_not_see_is_left_out() -> None:
 def test_the_newest_are_kept_and_the_question_always() -> None:
     events = [event("input_message"), *(event("agent_output") for _ in range(9))]
     size = number(events)[1].ByteSize()
-    assert order(*events, max_bytes=3 * size) == [1, 8, 9, 10]
-    assert order(*events, max_bytes=0) == [1, 10]
+    assert order(*events, max_tokens=3 * size) == [1, 9, 10]
+    assert order(*events, max_tokens=0) == [1, 10]
 
 
 def test_an_older_question_falls_away() -> None:
     events = [event("input_message", turn="t0"), event("agent_output"), event("input_message")]
-    assert order(*events, max_bytes=0) == [3]
+    assert order(*events, max_tokens=0) == [3]
+
+
+def test_a_summary_comes_before_what_was_kept() -> None:
+    events = [
+        event("input_message", turn="t1"),
+        event("agent_output", turn="t1"),
+        event("input_message", turn="t2"),
+        event("compaction", turn="t2"),
+        event("agent_output", turn="t2"),
+    ]
+    assert order(*events) == [4, 1, 2, 3, 5]
+    # It says more than anything else that has its size.
+    size = sum(size_of(events[place]) for place in (2, 3, 4))
+    assert order(*events, max_tokens=size) == [4, 3, 5]
+
+
+def test_what_is_left_begins_with_something_that_was_said_to_the_model() -> None:
+    events = [
+        event("input_message", turn="t1"),
+        event("agent_output", turn="t1"),
+        event("artifact_upload", turn=""),
+        event("agent_output", turn="t1"),
+        event("input_message", turn="t2"),
+        event("agent_output", turn="t2"),
+    ]
+    size = sum(map(size_of, number(events)[1:]))
+    assert order(*events, max_tokens=size) == [3, 4, 5, 6]
+    # A conversation that the agent begins is left alone.
+    assert order(*events[1:]) == [1, 2, 3, 4, 5]
 
 
 KINDS = st.sampled_from(
-    ["input_message", "thinking", "agent_output", "custom", "artifact_upload", "tool_input"]
+    [
+        *("input_message", "thinking", "agent_output", "structured_output", "custom"),
+        *("artifact_upload", "tool_input", "tool_input", "compaction", "context_limit_exceeded"),
+        "session_interrupted",
+    ]
 )
+TOLD = ("input_message", "artifact_upload", "compaction")
 
 
 @st.composite
@@ -131,8 +168,9 @@ def sessions(draw: st.DrawFn) -> list[event_pb2.Event]:
 
 @given(sessions(), st.integers(0, 500))
 def test_any_history_is_one_that_models_take(events: list[event_pb2.Event], budget: int) -> None:
-    history = model_history(events, max_bytes=budget)
-    everything = model_history(events, max_bytes=ALL)
+    made = model_history(events, max_tokens=budget, count=size_of)
+    whole = model_history(events, count=size_of)
+    history, everything = made.events, whole.events
     # Each event once, and of each call both halves, in this order, together with their step.
     assert len({e.sequence for e in history}) == len(history)
     calls = [call_id(e) for e in history if call_id(e)]
@@ -149,16 +187,45 @@ def test_any_history_is_one_that_models_take(events: list[event_pb2.Event], budg
         elif open_calls:
             # Between the calls of a step there are only the model's own words.
             assert not answering
-            assert e.WhichOneof("payload") in ("thinking", "agent_output")
-    # What others said keeps its order, and so do the model's own words. They may pass each other:
-    # what lay in between a step's events comes after them.
-    words = [e for e in everything if e.WhichOneof("payload") in ("thinking", "agent_output")]
-    others = [e for e in everything if call_id(e) is None and e not in words]
-    for kind in (words, others):
+            assert e.WhichOneof("payload") in ("thinking", "agent_output", "structured_output")
+    # Summaries come first. What others said keeps its order, and so do the model's own words. They
+    # may pass each other: what lay in between a step's events comes after them.
+    said = ("thinking", "agent_output", "structured_output")
+    first = [e.HasField("compaction") for e in everything]
+    assert first == sorted(first, reverse=True)
+    words = [e for e in everything if e.WhichOneof("payload") in said]
+    summaries = [e for e in everything if e.HasField("compaction")]
+    others = [e for e in everything if call_id(e) is None and e not in (*words, *summaries)]
+    for kind in (words, summaries, others):
         assert [e.sequence for e in kind] == sorted(e.sequence for e in kind)
-    # A budget takes away from the old end only, but for the question.
-    kept = {e.sequence for e in history}
-    flags = [e.sequence in kept for e in everything if e.WhichOneof("payload") != "input_message"]
+    assert not {"custom", "context_limit_exceeded"} & {e.WhichOneof("payload") for e in everything}
+    assert not any(e.hide_reason for e in everything)
+
+
+@given(sessions(), st.integers(0, 500))
+def test_any_budget_keeps_the_newest(events: list[event_pb2.Event], budget: int) -> None:
+    made = model_history(events, max_tokens=budget, count=size_of)
+    whole = model_history(events, count=size_of)
+    assert not whole.left_out
+    assert (made.all_tokens, whole.tokens) == (whole.all_tokens, whole.all_tokens)
+    assert made.tokens == sum(map(size_of, made.events))
+    assert made.left_out == (len(made.events) < len(whole.events))
+    assert whole.tokens > budget or not made.left_out
+    # From the old end only, but for the question and summaries.
+    kept = {e.sequence for e in made.events}
+    free = [e for e in whole.events if not e.HasField("input_message")]
+    flags = [e.sequence in kept for e in free if not e.HasField("compaction")]
     assert flags == sorted(flags)
-    if everything:
-        assert everything[-1].sequence in kept
+    if not whole.events:
+        return
+    inputs = [e.sequence for e in events if e in whole.events and e.HasField("input_message")]
+    assert whole.events[-1].sequence in kept
+    assert not inputs or inputs[-1] in kept
+    # What is over the budget is the newest question and the newest step.
+    if made.tokens > budget:
+        units = list(model_units(made.events))
+        assert all(is_input(unit) for unit in units[:-1])
+        assert len(units) <= 2
+    if made.left_out:
+        units = list(model_units(made.events))
+        assert len(units) == 1 or units[0][0].WhichOneof("payload") in TOLD

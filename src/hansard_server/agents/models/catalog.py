@@ -20,6 +20,9 @@ BUILT_IN: Mapping[str, Model] = {
 }
 _FAMILY_MEMBERS_MAX = 256
 
+WITHOUT_SCHEMAS = frozenset({"hansard/extractive"})
+"""Models that give no answers of a JSON schema."""
+
 
 class ModelCatalog:
     """The models that the server has: the built-in ones, and those of its settings."""

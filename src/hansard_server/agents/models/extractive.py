@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from hansard_server.agents.api import (
@@ -16,6 +17,7 @@ from hansard_server.agents.api import (
 )
 from hansard_server.agents.json_text import dump_json
 from hansard_server.agents.models.conversation import Conversation, read_conversation
+from hansard_server.agents.models.extracts import extract
 from hansard_server.agents.models.passages import Passage, best_passages, windows_to_read
 from hansard_server.domain.errors import InvalidAgentConfiguration
 
@@ -41,7 +43,13 @@ class ExtractiveModel:
             )
 
     async def respond(self, request: ModelRequest) -> AsyncIterator[Part]:
-        """Yield the plan and the tool calls of a step, or the answer."""
+        """Yield the plan and the tool calls of a step, or the answer; or a summary."""
+        if request.summary_of:
+            # Five thousand sentences are compared with each other: not where other turns wait.
+            summary = await asyncio.to_thread(extract, request.summary_of)
+            for part in _answer(summary):
+                yield part
+            return
         talk = read_conversation(request.history)
         for part in _step(talk, request.tools):
             yield part

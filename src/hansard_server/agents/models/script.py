@@ -6,19 +6,26 @@
                      "error": false, "pause_ms": 50}},
       {"pause_ms": 100},
       {"agent_output": {"content": "text", "delta_count": 20, "pause_ms": 2}},
+      {"structured_output": {"content": {"found": 3}, "pause_ms": 2}},
       {"usage": {"input_tokens": 3, "output_tokens": 5}},
       {"fail": "message"}
-    ]}
+    ],
+     "summary": [{"agent_output": {"content": "They greeted each other."}}]}
 
 `thinking`, `agent_output`: one event. Either `deltas`, as they are shown, or `content`, shown in
 `delta_count` pieces (default 1; at most one a character). `pause_ms` is waited before each delta.
 `tool_call`: the arguments as `input` (any JSON, default {}) or, as exact text, `input_json`. With
 `output` (or `output_json`) that is the result, after `pause_ms`; `error` makes it one. Without, the
 agent's own tool of that name runs.
+`structured_output` is an answer of the agent's schema: `content` (any JSON) or, as exact text,
+`content_json`. The rest of the script is the next model call's, which repairs it.
 `usage` counts for the model call that it stands in. `fail` ends the turn.
 
 Tool calls that stand together (with `usage` among them) are one step and run side by side; the rest
 of the script is the next model call's. A pause, even of 0 ms, between two calls makes two steps.
+
+`summary` is what the model says when it is to summarise the conversation, without tool calls;
+left out, it says how many events it was given.
 
 {"echo": "instructions" | "history" | "tools"} writes what the model was given as thinking, then a
 short answer. Without parameters the answer is one line.
@@ -50,6 +57,7 @@ class Text:
     kind: TextKind
     deltas: tuple[str, ...]
     pause_s: float
+    ends_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +79,41 @@ Item = Text | ToolCall | Pause | Usage | Fail
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What the parameters say: items, or an echo, or neither."""
+    """What the parameters say: items, or an echo, or neither; and what a summary says."""
 
     items: tuple[Item, ...] = ()
     echo: str | None = None
+    summary: tuple[Item, ...] = ()
 
 
 def parse_script(parameters: Mapping[str, Json]) -> Script:
     """Return the script. Raises InvalidAgentConfiguration with the path of what is wrong."""
-    members = _Members(parameters, "model.parameters", ("script", "echo"))
+    members = _Members(parameters, "model.parameters", ("script", "echo", "summary"))
     echo = members.get("echo")
     if echo is not None and echo not in ECHOES:
         raise _wrong("model.parameters.echo", f"must be one of {', '.join(ECHOES)}")
-    if "script" not in parameters:
-        return Script(echo=echo)
-    if echo is not None:
+    if echo is not None and "script" in parameters:
         raise _wrong("model.parameters.echo", "can't stand beside script")
-    items = parameters["script"]
+    summary = _items(parameters, "summary")
+    if any(isinstance(item, ToolCall) for item in summary):
+        raise _wrong("model.parameters.summary", "must hold no tool_call")
+    return Script(_items(parameters, "script"), echo, summary)
+
+
+def _items(parameters: Mapping[str, Json], name: str) -> tuple[Item, ...]:
+    if name not in parameters:
+        return ()
+    path = f"model.parameters.{name}"
+    items = parameters[name]
     if not isinstance(items, list) or not 1 <= len(items) <= ITEMS_MAX:
-        raise _wrong("model.parameters.script", f"must be a list of 1 to {ITEMS_MAX:,} items")
-    return Script(
-        tuple(_item(item, f"model.parameters.script[{index}]") for index, item in enumerate(items))
-    )
+        raise _wrong(path, f"must be a list of 1 to {ITEMS_MAX:,} items")
+    return tuple(_item(item, f"{path}[{index}]") for index, item in enumerate(items))
 
 
 def split_segments(items: Sequence[Item]) -> list[tuple[Item, ...]]:
-    """Return the items of each model call: one ends after a run of tool calls."""
+    """Return the items of each model call: one ends after a run of tool calls, or an answer of the
+    agent's schema.
+    """
     segments: list[tuple[Item, ...]] = []
     segment: list[Item] = []
     called = False
@@ -105,7 +122,7 @@ def split_segments(items: Sequence[Item]) -> list[tuple[Item, ...]]:
             segments.append(tuple(segment))
             segment, called = [], False
         segment.append(item)
-        called = called or isinstance(item, ToolCall)
+        called = called or isinstance(item, ToolCall) or (isinstance(item, Text) and item.ends_step)
     if segment:
         segments.append(tuple(segment))
     return segments
@@ -176,8 +193,11 @@ class _Members:
             raise _wrong(f"{self._path}.{second}", f"can't stand beside {first}")
 
 
-def _item(value: Json, path: str) -> Item:
-    kinds = ("thinking", "agent_output", "tool_call", "pause_ms", "usage", "fail")
+def _item(value: Json, path: str) -> Item:  # noqa: PLR0911 - one for each kind
+    kinds = (
+        *("thinking", "agent_output", "structured_output", "tool_call"),
+        *("pause_ms", "usage", "fail"),
+    )
     members = _Members(value, path, kinds)
     if len(value) != 1:
         raise _wrong(path, f"must have exactly one of {', '.join(kinds)}")
@@ -188,6 +208,8 @@ def _item(value: Json, path: str) -> Item:
             return _text(TextKind.THINKING, value[kind], where)
         case "agent_output":
             return _text(TextKind.OUTPUT, value[kind], where)
+        case "structured_output":
+            return _structured(value[kind], where)
         case "tool_call":
             return _tool_call(value[kind], where)
         case "pause_ms":
@@ -213,6 +235,15 @@ def _text(kind: TextKind, value: Json, path: str) -> Text:
         if not isinstance(delta, str) or not delta:
             raise _wrong(f"{path}.deltas[{index}]", "must be a text, not empty")
     return Text(kind, tuple(deltas), pause_s)
+
+
+def _structured(value: Json, path: str) -> Text:
+    members = _Members(value, path, ("content", "content_json", "pause_ms"))
+    members.one_of("content", "content_json")
+    content = _json(members, "content", path, default=None)
+    if content is None:
+        raise _wrong(f"{path}.content", "must be there, or content_json")
+    return Text(TextKind.OUTPUT, (content,), members.pause_s(), ends_step=True)
 
 
 def _tool_call(value: Json, path: str) -> ToolCall:

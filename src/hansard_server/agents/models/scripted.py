@@ -39,10 +39,17 @@ class ScriptedModel:
         """Raise InvalidAgentConfiguration when the parameters are no script."""
         parse_script(parameters)
 
+    def needs_history(self, parameters: Mapping[str, Json]) -> bool:
+        """Return whether the script says what the model was given."""
+        return parameters.get("echo") == "history"
+
     async def respond(self, request: ModelRequest) -> AsyncIterator[Part]:
         """Yield what the script says for this step."""
         script = parse_script(request.parameters)
-        if script.echo is not None:
+        items: Sequence[Item]
+        if request.summary_of:
+            items = script.summary or _count(request.summary_of)
+        elif script.echo is not None:
             items = _echo(script.echo, request)
         elif script.items:
             segments = split_segments(script.items)
@@ -52,10 +59,10 @@ class ScriptedModel:
             items = (Text(TextKind.OUTPUT, (_NO_SCRIPT,), 0),)
         for item in items:
             match item:
-                case Text(kind, deltas, pause_s):
-                    for delta in deltas:
-                        await _pause(pause_s)
-                        yield TextDelta(kind, delta)
+                case Text():
+                    for delta in item.deltas:
+                        await _pause(item.pause_s)
+                        yield TextDelta(item.kind, delta)
                     yield TextEnd()
                 case Pause(pause_s):
                     await _pause(pause_s)
@@ -92,6 +99,10 @@ def _after_texts(items: Sequence[Item], texts: int) -> tuple[Item, ...]:
     return tuple(rest)
 
 
+def _count(events: Sequence[event_pb2.Event]) -> tuple[Item, ...]:
+    return (Text(TextKind.OUTPUT, (f"{len(events)} events were summarised.",), 0),)
+
+
 def _echo(what: str, request: ModelRequest) -> tuple[Item, ...]:
     match what:
         case "instructions":
@@ -111,7 +122,9 @@ def _echo(what: str, request: ModelRequest) -> tuple[Item, ...]:
     )
 
 
-def _history_lines(history: Sequence[event_pb2.Event]) -> Iterator[str]:
+def _history_lines(  # noqa: C901 - one line for each kind
+    history: Sequence[event_pb2.Event],
+) -> Iterator[str]:
     for event in history:
         kind = event.WhichOneof("payload")
         match kind:
@@ -136,6 +149,10 @@ def _history_lines(history: Sequence[event_pb2.Event]) -> Iterator[str]:
                 content = " ".join(file.filename for file in event.artifact_upload.artifacts)
             case "session_interrupted":
                 content = event.session_interrupted.reason
+            case "structured_output":
+                content = event.structured_output.content_json
+            case "compaction":
+                content = event.compaction.summary_text
             case _:
                 content = ""
         yield f"{event.sequence} {kind}: {content}".rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
@@ -21,6 +22,16 @@ _PAIR = select(events).where(
     *_OF_SESSION,
     events.c.tool_call_id == bindparam("tool_call_id"),
     events.c.tool_call_id.is_not(None),
+)
+_VISIBLE_SPAN = (
+    select(events.c.sequence, events.c.id)
+    .where(
+        *_OF_SESSION,
+        events.c.sequence.between(bindparam("low"), bindparam("high")),
+        events.c.hide_reason == int(HideReason.NONE),
+        events.c.deleted_at.is_(None),
+    )
+    .order_by(events.c.sequence)
 )
 _UPDATE = update(events).where(*_OF_SESSION, events.c.sequence == bindparam("of_sequence"))
 _HIDE = _UPDATE.values(hide_reason=bindparam("reason"), alteration=bindparam("number"))
@@ -92,6 +103,32 @@ def alter_event(
         connection.execute(_COUNT, {**of_session, "number": number})
     after = connection.execute(_EVENT, {**of_session, "event_id": event_id}).one()
     return event_record(after), [r.id for r in changed]
+
+
+def hide_summarised(
+    connection: Connection, session: tuple[str, str], sequences: AbstractSet[int], first_number: int
+) -> tuple[tuple[int, str], ...]:
+    """Hide those of a session's events that are visible, since a compaction has summarised them.
+
+    Return (number of the alteration, event id) of each, the numbers counted from `first_number`;
+    the session's head is locked.
+    """
+    of_session = {"of_tenant": session[0], "of_uid": session[1]}
+    span = {"low": min(sequences), "high": max(sequences)}
+    visible = connection.execute(_VISIBLE_SPAN, {**of_session, **span})
+    rows = [row for row in visible if row.sequence in sequences]
+    if not rows:
+        return ()
+    reason = int(HideReason.COMPACTION)
+    numbered = list(enumerate(rows, first_number))
+    connection.execute(
+        _HIDE,
+        [
+            {**of_session, "reason": reason, "number": number, "of_sequence": row.sequence}
+            for number, row in numbered
+        ],
+    )
+    return tuple((number, row.id) for number, row in numbered)
 
 
 def _changes(row: Any, alteration: Alteration) -> bool:

@@ -45,6 +45,7 @@ from hansard_server.repository.commands import (
 )
 from hansard_server.repository.sql import batch_statements as statements
 from hansard_server.repository.sql import decisions, pending
+from hansard_server.repository.sql.alterations import hide_summarised
 from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.keysets import encode_keys
@@ -83,6 +84,7 @@ class Batch:
     _states: dict[Uid, SessionState] = field(default_factory=dict)
     _named: dict[SessionName, Named | Exception] = field(default_factory=dict)
     _skipped: set[Uid] = field(default_factory=set)
+    _altered: dict[Uid, tuple[tuple[int, str], ...]] = field(default_factory=dict)
 
     def run(self, commands: Sequence[Command]) -> list[Outcome]:
         """Return an outcome for each command, in order. Database errors are raised."""
@@ -99,6 +101,7 @@ class Batch:
                 tenant=state.tenant,
                 session_uid=state.uid,
                 events=tuple(state.new_events),
+                altered=self._altered.get((state.tenant, state.uid), ()),
                 turns=tuple(state.turns[id_].record for id_ in state.changed_turns),
             )
             for state in self._states.values()
@@ -267,10 +270,20 @@ class Batch:
                 if id_ not in s.new_turns
             ],
         )
+        for state in states:
+            if state.hidden:
+                self._hide(state)
         self._execute(statements.UPDATE_HEAD, [_head_update(s) for s in states if s.head_changed])
         # Last, since the blobs are locked from here on, and other sessions may want the same.
         made = share_blobs(self.connection, [a for s in states for a in s.new_artifacts])
         self._execute(statements.INSERT_ARTIFACTS, [artifact_values(a) for a in made])
+
+    def _hide(self, state: SessionState) -> None:
+        """Hide what compactions have summarised: of these events those that are still visible."""
+        first = state.head.alteration_count + 1
+        numbered = hide_summarised(self.connection, (state.tenant, state.uid), state.hidden, first)
+        state.head.alteration_count += len(numbered)
+        self._altered[state.tenant, state.uid] = numbered
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -364,6 +377,7 @@ def _head(row: Any) -> Head:
         artifact_files=row.artifact_files,
         artifact_bytes=row.artifact_bytes,
         tti_minutes=row.tti_minutes,
+        alteration_count=row.alteration_count,
     )
 
 
@@ -385,6 +399,7 @@ def _head_update(state: SessionState) -> dict[str, Any]:
         "artifact_files": head.artifact_files,
         "artifact_bytes": head.artifact_bytes,
         "expire_at": head.expire_at_us,
+        "alteration_count": head.alteration_count,
     }
 
 

@@ -150,6 +150,7 @@ HEAD_COLUMNS = (
     "artifact_files",
     "artifact_bytes",
     "expire_at",
+    "alteration_count",
 )
 UPDATE_HEAD = (
     update(_heads)

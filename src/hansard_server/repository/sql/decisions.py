@@ -117,7 +117,10 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
         if command.when_busy is WhenBusy.REJECT or command.expected_last_sequence is not None:
             raise _busy()
         if command.when_busy is WhenBusy.STEER and head.unfinished_turn_id is not None:
-            return _steer(state, state.turns[head.unfinished_turn_id], command)
+            running = state.turns[head.unfinished_turn_id]
+            # A turn that compacts asks its model for a summary, and for no answer.
+            if running.record.input_type is not EventType.COMPACTION:
+                return _steer(state, running, command)
         if head.queued_turns >= command.queue_max_inputs:
             msg = f"{head.queued_turns} inputs wait in the session already, as many as may wait"
             raise QueueFull(
@@ -156,7 +159,7 @@ def accept_input(state: SessionState, named: Named, command: AcceptInput) -> Acc
         state.head_changed = True
     else:
         turn = state.run_turn(turn, command.lease).record
-        input_event = state.new_events[-1]
+        input_event = state.new_events[-1] if turn.first_sequence else None
     if command.claim is not None:
         state.claim(
             (ClaimScope.SEND_EVENT, command.claim.request_id),
@@ -455,8 +458,10 @@ def write_turn_events(
     written = [state.write_event(draft, turn.id) for draft in drafts]
     for draft in drafts:
         state.add_artifacts(draft.artifacts)
+        state.hidden.update(draft.hides)
     turn = replace(
         turn,
+        first_sequence=turn.first_sequence or written[0].sequence,
         last_sequence=written[-1].sequence,
         open_calls=tuple(open_calls.values()),
         pending_calls=tuple(c for c in turn.pending_calls if c.tool_call_id in open_calls),

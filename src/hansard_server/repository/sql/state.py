@@ -37,6 +37,7 @@ class Head:
     artifact_files: int
     artifact_bytes: int
     tti_minutes: int
+    alteration_count: int = 0
 
     @property
     def busy(self) -> bool:
@@ -92,6 +93,7 @@ class SessionState:
         claims: those that commands of the batch name, or that the batch made.
         known_events: stored events under ids that callers gave: (sequence, type, payload).
         calls: for tool call ids of callers' drafts: what is stored under them.
+        hidden: sequences of stored events that compactions of the batch hide.
     """
 
     tenant: str
@@ -110,6 +112,7 @@ class SessionState:
     new_turns: set[str] = field(default_factory=set)
     changed_turns: dict[str, None] = field(default_factory=dict)
     new_artifacts: list[ArtifactRecord] = field(default_factory=list)
+    hidden: set[int] = field(default_factory=set)
 
     def write_event(self, draft: Draft, turn_id: str | None) -> EventRecord:
         """Give the draft the next sequence and return it as it will be stored."""
@@ -163,19 +166,22 @@ class SessionState:
 
     def run_turn(self, turn: TurnRecord, lease: Lease) -> HeldTurn:
         """Start a turn: its input becomes an event, the session is busy with it."""
-        event = self.write_event(
-            Draft(id=turn.input_event_id, type=turn.input_type, payload=turn.input), turn.id
-        )
+        sequence = 0
+        if turn.input_type is not EventType.COMPACTION:
+            sequence = self.write_event(
+                Draft(id=turn.input_event_id, type=turn.input_type, payload=turn.input), turn.id
+            ).sequence
+        self.touch()
         self.head.status = SessionStatus.RUNNING
         self.head.unfinished_turn_id = turn.id
         held = self.lease_turn(
             replace(
                 turn,
                 status=TurnStatus.RUNNING,
-                first_sequence=event.sequence,
-                last_sequence=event.sequence,
+                first_sequence=sequence,
+                last_sequence=sequence,
                 attempt=1,
-                taken_sequence=event.sequence,
+                taken_sequence=sequence,
                 fence=turn.fence + 1,
                 started_at_us=self.now_us,
             ),
