@@ -174,7 +174,9 @@ def _check_references(schema: Mapping[str, Json]) -> None:
 def _registry(schema: Mapping[str, Json]) -> referencing.Registry[Any]:
     # Without a way to retrieve anything: what is not here is nowhere.
     empty: referencing.Registry[Any] = referencing.Registry()
-    return empty.with_resource("", DRAFT202012.create_resource(dict(schema)))
+    resource: referencing.Resource[Any] = DRAFT202012.create_resource(dict(schema))
+    registry: referencing.Registry[Any] = empty.with_resource("", resource)
+    return registry
 
 
 def _compiled(pattern: str, place: str) -> None:

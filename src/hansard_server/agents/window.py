@@ -171,9 +171,8 @@ class ModelWindow:
 
     def _select(self, more: Sequence[event_pb2.Event]) -> History:
         room = self._room()
-        if room is not None:
-            room = room / self._scale - self._around(more)
-        return model_history(self._events, max_tokens=room, count=self._count)
+        left = None if room is None else room / self._scale - self._around(more)
+        return model_history(self._events, max_tokens=left, count=self._count)
 
     def _around(self, more: Sequence[event_pb2.Event]) -> int:
         return self._setting_tokens + sum(map(estimate_event, more))
