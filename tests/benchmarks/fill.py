@@ -66,6 +66,10 @@ class Filler:
                 )
                 _insert(connection, events, rows)
 
+    def session(self, key: str) -> SessionRecord:
+        """Return a session as `add_sessions` makes it, which is not added."""
+        return _session(self._agents[AGENT_KEY], 0, key)
+
     def close(self) -> None:
         """Leave the database as one that has been in use for a while."""
         if self._engine.dialect.name == "postgresql":

@@ -33,6 +33,7 @@ from tests.support.databases import Databases
 from tests.support.talk import output
 
 WATCHERS = 1_000
+MANY_WATCHERS = 5_000
 SECONDS = 3.0
 EVENTS_PER_S = 25
 PARKED = 50
@@ -183,12 +184,49 @@ def test_watchers_of_the_session_written_to(
     assert p99["fan-out"] - p99["alone"] <= WAIT_MAX_MS, notes["fan-out"]
 
 
+def test_five_thousand_watchers(
+    databases: Databases, database: str, tmp_path: Path, report: Report
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(served(databases, database, tmp_path))
+        channel = stack.enter_context(grpc.insecure_channel(server.address))
+        # What the first ones bring with them is not counted as theirs.
+        stack.enter_context(watchers(server.address, 10, BUSY))
+        before = memory_mib(server.pid)
+        many = stack.enter_context(watchers(server.address, MANY_WATCHERS, BUSY))
+        each_kb = (memory_mib(server.pid) - before) * 1_048.576 / MANY_WATCHERS
+        writer = Writer(channel, events_per_s=1_000)
+        writer.start()
+        rounds, cpu, counted = [], 0.0, {}
+        for _ in range(ROUNDS):
+            cpu = cpu_seconds(server.pid)
+            many.begin(SECONDS)
+            counted = many.result()
+            cpu = cpu_seconds(server.pid) - cpu
+            assert counted["open"] == MANY_WATCHERS
+            rounds.append({"deliveries": counted["messages"] / counted["seconds"]})
+        writer.stop()
+    notes = {
+        "deliveries": f"{cpu / counted['messages'] * 1e6:.1f} us of the server each,"
+        f" processors: server {cpu / counted['seconds']:.0%},"
+        f" client {counted['cpu_seconds'] / counted['seconds']:.0%};"
+        f" memory {each_kb:.1f} KB a watcher"
+    }
+    title = f"{database}: {MANY_WATCHERS:,} watchers of a session that is written to"
+    table = to_table(title, "per s", "deliveries", rounds, notes)
+    report.add(table)
+    report.reach("watchers", database, MANY_WATCHERS)
+    report.reach("watcher memory", database, each_kb)
+    report.reach("deliveries", database, table.row("deliveries").value)
+
+
 class Writer(threading.Thread):
     """Appends an event at a time to the session that all watch."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, events_per_s: int = EVENTS_PER_S) -> None:
         """Append by this channel."""
         super().__init__()
+        self._pause_s = 1 / events_per_s
         self._stub = event_service_pb2_grpc.EventServiceStub(channel)
         self._stopped = threading.Event()
 
@@ -200,7 +238,7 @@ class Writer(threading.Thread):
         due = time.monotonic()
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
             self._stub.AppendEvents(request)
-            due = max(due + 1 / EVENTS_PER_S, time.monotonic() - 1)
+            due = max(due + self._pause_s, time.monotonic() - 1)
 
     def stop(self) -> None:
         """Return when no more is appended."""

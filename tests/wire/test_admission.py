@@ -199,7 +199,7 @@ async def status(connection: RawConnection, stream: int) -> str | None:
 async def test_calls_that_nobody_has_looked_at_yet_count_too(bench: Bench) -> None:
     many = 40
     with grpc.insecure_channel(bench.address) as channel:
-        make = channel.unary_unary(f"/{SERVICE}/unary_unary")
+        make: Any = channel.unary_unary(f"/{SERVICE}/unary_unary")
         await asyncio.to_thread(make, request("ok"), wait_for_ready=True)
         calls = [make.future(request("ok")) for _ in range(many)]
         # Nobody looks, and they come.
