@@ -90,7 +90,7 @@ def _arguments(call: Mapping[str, Any]) -> str:
 def anthropic_frames(reply: Reply, model: str) -> Iterator[Frame]:
     """Yield the events of a message."""
     usage = _usage(reply)
-    message = {
+    message: dict[str, Any] = {
         "id": f"msg_{secrets.token_hex(8)}",
         "type": "message",
         "role": "assistant",

@@ -103,7 +103,7 @@ class Providers:
         if asked.fault:
             return await _send(writer, 400, error_body(provider, 400, asked.fault))
         if not self.replies[model]:
-            return await _send(writer, 400, error_body(provider, 400, "no reply is left"))
+            return await _send(writer, 503, error_body(provider, 503, "no reply is left"))
         reply = self.replies[model].popleft()
         if "status" in reply:
             error = error_body(provider, reply["status"], reply.get("message", "so it is"))
@@ -139,12 +139,10 @@ class _Stream:
             gone.cancel()
 
     async def _send_frames(self, provider: str, model: str, gone: asyncio.Task[bytes]) -> bool:
-        stop = self._reply.get("stop")
+        stop: dict[str, Any] = self._reply.get("stop") or {}
+        place = (stop.get("label"), stop.get("nth", 0))
         for label, frame in FRAMES[provider](self._reply, model):
-            here = stop and (label, self._asked.labels.count(label)) == (
-                stop["label"],
-                stop.get("nth", 0),
-            )
+            here = (label, self._asked.labels.count(label)) == place
             if here and stop["how"] == "malformed":
                 await self._write(_MALFORMED[provider])
             elif here:
