@@ -236,6 +236,9 @@ async def test_an_answer_that_breaks_off_is_made_again(called: Called, label: st
         events = stored(seen)
         assert content(events[-1]) == "Done."
         assert sum(event.HasField("artifact_upload") for event in events) == 1, how
+        texts = {e.agent_output.content for e in events if e.HasField("agent_output")}
+        assert texts == {"I make it.", "Done."}, how
+        assert {e.thinking.content for e in events if e.HasField("thinking")} <= {"Well then.", ""}
         # What was shown and not stored was voided, or another text came in its place.
         assert not [e for e in events if e.agent_output.partial or e.thinking.partial]
         assert len(called.asked()) == asked_before + 3
