@@ -9,6 +9,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from hansard_server import telemetry
 from hansard_server.repository.sql.engine import make_engine, writing
 from tests.support.databases import DATABASES, Databases
 from tests.support.plans import fill, planned
@@ -32,6 +33,7 @@ def _logs_as_before() -> Iterator[None]:
     before, handlers = structlog.get_config(), logging.getLogger().handlers
     yield
     structlog.configure(**before)
+    telemetry.leave()
     logging.getLogger().handlers = handlers
 
 

@@ -19,8 +19,9 @@ from hansard.v1 import artifact_service_pb2, event_pb2, turn_pb2
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import Command, FinishTurn, RecordStep
+from hansard_server.repository.sql.jobs import Done, Job
 from hansard_server.repository.sql.store import SqlStore
-from hansard_server.repository.sql.writer import Job, Writer, Written
+from hansard_server.repository.sql.writer import Writer
 from hansard_server.turns import keeper, patience
 from hansard_server.turns.catch_up import CatchUp
 from hansard_server.turns.feeds import TURNS_MAX, Feeds, StoredEvent
@@ -77,7 +78,7 @@ async def test_readers_ahead_of_the_wake_ups_tell_each_text_once(
     def write_and_tell_late(writer: Writer, connection: Connection, jobs: Sequence[Job]) -> None:
         publish = writer._publish
 
-        def publish_late(written: Sequence[Written], changes: Sequence[Change]) -> None:
+        def publish_late(written: Sequence[Done], changes: Sequence[Change]) -> None:
             time.sleep(0.2)  # between the commit and its news
             publish(written, changes)
 

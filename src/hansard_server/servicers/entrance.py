@@ -38,7 +38,7 @@ class Authentication:
         if self._authenticator is None:
             _enter(call, EVERYBODY)
             return await proceed(call)
-        identity = await self._authenticator.identify(call.context.invocation_metadata() or ())
+        identity = await self._authenticator.identify(call.metadata)
         _enter(call, identity.caller)
         self._authorizer.check_call(identity.caller, rule)
         if not (call.method.request_streaming or call.method.response_streaming):

@@ -10,7 +10,7 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -24,8 +24,8 @@ from hansard_server.domain.errors import DomainError, Internal
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.servicers.stalls import Stalls
 from hansard_server.servicers.status import DETAILS_KEY, to_wire
+from hansard_server.telemetry import EndedCall, log_call
 
-_access = structlog.get_logger("hansard.access")
 _log = structlog.get_logger("hansard.calls")
 
 REQUEST_ID_KEY = "x-request-id"
@@ -69,6 +69,8 @@ class Call:
     caller: Caller | None = None
     code: str = "OK"
     reason: str | None = None
+    metadata: Any = ()
+    """As the client sent it; grpc makes it anew whenever it is asked."""
     _when_answered: list[Callable[[], None]] | None = None
 
     def when_answered(self, do: Callable[[], None]) -> None:
@@ -114,7 +116,8 @@ class AccessLog:
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Serve the call and log how it went."""
         started = time.perf_counter()
-        call.request_id = _request_id(call.context)
+        call.metadata = call.context.invocation_metadata() or ()
+        call.request_id = _request_id(call.metadata)
         call.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         with self._calls:
             try:
@@ -129,19 +132,18 @@ class AccessLog:
                 self._write(call, time.perf_counter() - started)
 
     def _write(self, call: Call, seconds: float) -> None:
-        quiet = call.code == "OK" and call.method.probe
-        write = _access.debug if quiet else _access.info
-        write(
-            "call",
+        caller = call.caller
+        ended = EndedCall(
             method=call.method.name,
             code=call.code,
             reason=call.reason,
             duration_ms=round(seconds * 1_000, 2),
             request_id=call.request_id,
             peer=call.context.peer(),
-            tenant=call.caller.tenant if call.caller else None,
-            key_id=(call.caller.key_id or None) if call.caller else None,
+            tenant=caller.tenant if caller else None,
+            key_id=(caller.key_id or None) if caller else None,
         )
+        log_call(ended, quiet=call.code == "OK" and call.method.probe)
 
 
 class Errors:
@@ -301,8 +303,8 @@ async def _abort(call: Call, error: DomainError) -> Any:
         raise grpc.aio.AbortError from None
 
 
-def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _SANE_REQUEST_ID.match(value):
             return value
     return secrets.token_hex(8)

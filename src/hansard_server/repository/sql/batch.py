@@ -49,6 +49,7 @@ from hansard_server.repository.sql.alterations import hide_summarised
 from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.keysets import encode_keys
+from hansard_server.repository.sql.prepared import rows, write
 from hansard_server.repository.sql.rows import (
     artifact_values,
     event_values,
@@ -116,8 +117,10 @@ class Batch:
             return
         agents = {
             (row.tenant, row.key): row
-            for row in self.connection.execute(
-                statements.NAMED_AGENTS, encode_keys({(n.tenant, n.agent_key) for n in names})
+            for row in rows(
+                self.connection,
+                statements.NAMED_AGENTS,
+                encode_keys({(n.tenant, n.agent_key) for n in names}),
             )
         }
         wanted = {
@@ -127,8 +130,8 @@ class Batch:
         }
         sessions = {}
         if wanted:
-            rows = self.connection.execute(statements.NAMED_SESSIONS, encode_keys(wanted))
-            sessions = {(row.tenant, row.agent_uid, row.key): row for row in rows}
+            found = rows(self.connection, statements.NAMED_SESSIONS, encode_keys(wanted))
+            sessions = {(row.tenant, row.agent_uid, row.key): row for row in found}
         for name in names:
             agent = agents.get((name.tenant, name.agent_key))
             if agent is None:
@@ -153,11 +156,13 @@ class Batch:
     def _lock(self, uids: set[Uid]) -> None:
         if not uids:
             return
-        rows = self.connection.execute(
-            statements.HEADS_SKIPPING if self.skip_locked else statements.HEADS, encode_keys(uids)
+        heads = rows(
+            self.connection,
+            statements.HEADS_SKIPPING if self.skip_locked else statements.HEADS,
+            encode_keys(uids),
         )
         now_us = self._now_us()
-        for row in rows:
+        for row in heads:
             if row.deleted:
                 uids.discard((row.tenant, row.session_uid))
                 continue
@@ -175,7 +180,7 @@ class Batch:
     def _now_us(self) -> int:
         # Replicas agree on the database's clock; a SQLite store has one process.
         if self.connection.dialect.name == "postgresql":
-            return int(self.connection.scalar(statements.NOW) or 0)
+            return int(rows(self.connection, statements.NOW, {})[0][0])
         return self.clock()
 
     def _load(self, commands: Sequence[Command]) -> None:
@@ -188,8 +193,8 @@ class Batch:
         for row in self._each(statements.TURNS, wanted.turns):
             self._states[row.tenant, row.session_uid].turns[row.id] = _held_turn(row)
         if wanted.waiting:
-            rows = self.connection.execute(statements.NEXT_WAITING, encode_keys(wanted.waiting))
-            for row in rows:
+            waiting = rows(self.connection, statements.NEXT_WAITING, encode_keys(wanted.waiting))
+            for row in waiting:
                 state = self._states[row.tenant, row.session_uid]
                 state.turns[row.id] = _held_turn(row)
                 state.waiting.append(row.id)
@@ -217,7 +222,7 @@ class Batch:
     def _each(self, statement: Select[Any], keys: set[Any]) -> Iterable[Any]:
         if not keys:
             return ()
-        return self.connection.execute(statement, encode_keys(keys))
+        return rows(self.connection, statement, encode_keys(keys))
 
     # Deciding -------------------------------------------------------------------------------------
 
@@ -285,9 +290,9 @@ class Batch:
         state.head.alteration_count += len(numbered)
         self._altered[state.tenant, state.uid] = numbered
 
-    def _execute(self, statement: Any, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.connection.execute(statement, rows)
+    def _execute(self, statement: Any, values: list[dict[str, Any]]) -> None:
+        if values:
+            write(self.connection, statement, values)
 
 
 def session_not_found(name: SessionName) -> SessionNotFound:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from hansard_server.domain.records import EventRecord, TurnStatus
 from hansard_server.repository.api import EventPage, EventScan
 from hansard_server.repository.sql import statements
+from hansard_server.repository.sql.prepared import rows
 from hansard_server.repository.sql.rows import AnyRow, event_record_with
 
 
@@ -39,9 +40,9 @@ def read_event_page(
     if span.empty or scan.limit < 1:
         return EventPage(events=(), resume_at=None)
     window = _window(span, scan)
-    rows = _rows(connection, session, window, scan)
-    fitting = _fitting(rows, scan.max_bytes)
-    if len(fitting) < len(rows) or len(rows) == scan.limit:
+    found = _rows(connection, session, window, scan)
+    fitting = _fitting(found, scan.max_bytes)
+    if len(fitting) < len(found) or len(found) == scan.limit:
         resume_at = fitting[-1].sequence
     elif scan.descending:
         resume_at = window.above + 1
@@ -61,11 +62,10 @@ def _span(
     if scan.before_sequence is not None:
         below = min(below, scan.before_sequence)
     if scan.turn_id is not None:
-        turn = connection.execute(
-            statements.TURN, {**session, "turn_id": scan.turn_id}
-        ).one_or_none()
-        if turn is None or turn.first_sequence == 0:
+        turns = rows(connection, statements.TURN, {**session, "turn_id": scan.turn_id})
+        if not turns or turns[0].first_sequence == 0:
             return _Span(0, 0)
+        turn = turns[0]
         above = max(above, turn.first_sequence - 1)
         # While a turn goes on, its row may be behind its events.
         if TurnStatus(turn.status).ended:
@@ -107,23 +107,23 @@ def _rows(
         values["types"] = [int(kind) for kind in scan.types]
     if scan.turn_id is not None:
         values["turn_id"] = scan.turn_id
-    return connection.execute(statement, values).all()
+    return rows(connection, statement, values)
 
 
-def _fitting(rows: Sequence[AnyRow], max_bytes: int) -> Sequence[AnyRow]:
+def _fitting(found: Sequence[AnyRow], max_bytes: int) -> Sequence[AnyRow]:
     """Return the rows from the first on whose payloads fit, at least one."""
     total = 0
-    for count, row in enumerate(rows):
+    for count, row in enumerate(found):
         total += row.size_bytes
         if total > max_bytes and count > 0:
-            return rows[:count]
-    return rows
+            return found[:count]
+    return found
 
 
 def _records(
-    connection: Connection, session: dict[str, Any], rows: Sequence[AnyRow]
+    connection: Connection, session: dict[str, Any], fitting: Sequence[AnyRow]
 ) -> tuple[EventRecord, ...]:
-    large = [row.sequence for row in rows if row.payload is None]
+    large = [row.sequence for row in fitting if row.payload is None]
     payloads: dict[int, bytes] = {}
     if large:
         found = connection.execute(statements.EVENT_PAYLOADS, {**session, "sequences": large})
@@ -132,5 +132,5 @@ def _records(
         event_record_with(
             row, payloads.get(row.sequence, b"") if row.payload is None else row.payload
         )
-        for row in rows
+        for row in fitting
     )

@@ -44,6 +44,7 @@ from hansard_server.repository.sql.corpora import SqlCorpusReads
 from hansard_server.repository.sql.event_reads import read_event_page
 from hansard_server.repository.sql.forks import plan_fork
 from hansard_server.repository.sql.keysets import encode_keys
+from hansard_server.repository.sql.prepared import rows
 from hansard_server.repository.sql.rows import (
     AnyRow,
     agent_record,
@@ -98,7 +99,7 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     def scan_agents(self, tenant: str, scan: CreationScan) -> Sequence[AgentRecord]:
         """Return at most `scan.limit` agents."""
         select = statements.AGENTS
-        rows = self._all(
+        rows = self._scan(
             by_creation(select, scan, agents.c.created_at, agents.c.uid), tenant=tenant
         )
         return [agent_record(row) for row in rows]
@@ -165,7 +166,7 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     ) -> Sequence[SessionView]:
         """Return at most `scan.limit` sessions of the agent."""
         select = by_creation(statements.SESSIONS, scan, sessions.c.created_at, sessions.c.uid)
-        rows = self._all(select, tenant=tenant, agent_uid=agent_uid)
+        rows = self._scan(select, tenant=tenant, agent_uid=agent_uid)
         return [_session_view(row) for row in rows]
 
     def find_expired_sessions(self, now_us: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -317,7 +318,7 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     ) -> Sequence[ArtifactRecord]:
         """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
         select = by_creation(statements.ARTIFACTS, scan, artifacts.c.created_at, artifacts.c.id)
-        rows = self._all(select, tenant=tenant, session_uid=session_uid)
+        rows = self._scan(select, tenant=tenant, session_uid=session_uid)
         return [artifact_record(row) for row in rows]
 
     def find_expired_artifacts(self, now_us: int, limit: int) -> Sequence[tuple[str, str, str]]:
@@ -333,10 +334,15 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
         return ArtifactTotals(files=row.artifact_files, size_bytes=row.artifact_bytes)
 
     def _one(self, select: Select[Any], **values: Any) -> AnyRow | None:
-        return self.connection.execute(select, values).one_or_none()
+        found = rows(self.connection, select, values)
+        return found[0] if found else None
+
+    def _scan(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
+        """Return the rows of a select that was made for this call."""
+        return self.connection.execute(select, values).all()
 
     def _all(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
-        return self.connection.execute(select, values).all()
+        return rows(self.connection, select, values)
 
 
 def _session_view(row: AnyRow) -> SessionView:

@@ -18,15 +18,14 @@ from hansard_server.repository.api import Change, ReadTx, WriteTx
 from hansard_server.repository.commands import Command, OwnedCommand
 from hansard_server.repository.sql.batch import Skipped
 from hansard_server.repository.sql.engine import EngineOptions, make_engine, reading, writing
+from hansard_server.repository.sql.jobs import Done, Job, Waits
 from hansard_server.repository.sql.migrations import check_schema
 from hansard_server.repository.sql.probe import probe_write
-from hansard_server.repository.sql.reads import SqlReadTx
-from hansard_server.repository.sql.writer import Job, Writer, Written, run_jobs
+from hansard_server.repository.sql.readers import ReaderPool
+from hansard_server.repository.sql.writer import Writer, run_jobs
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT_S = 15.0
-"""A call gives up on the database after this long; what it asked for may still happen."""
 _SQLITE_READERS = 4
 _POSTGRESQL_READERS = 8
 _POSTGRESQL_DECIDERS = 8
@@ -54,13 +53,18 @@ class SqlStore:
         self._writes_fail = False
         """A write has failed, and the probe has not gone well since."""
         self._sqlite = engine.dialect.name == "sqlite"
-        self._readers = ThreadPoolExecutor(
-            _SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS, "hansard-reader"
-        )
+        self._waits = Waits(self._loop)
         self._read_engine = reading(engine)
+        self._readers = ReaderPool(
+            self._read_engine,
+            self._tell,
+            threads=_SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS,
+        )
         self._deciders = (
             None if self._sqlite else ThreadPoolExecutor(_POSTGRESQL_DECIDERS, "hansard-decider")
         )
+        # Nothing else may keep it from saying whether the database answers.
+        self._checker = ThreadPoolExecutor(1, "hansard-check")
         self._write_engine = writing(engine)
         self._writer = Writer(
             self._write_engine, clock, self._publish, skip_locked=not self._sqlite
@@ -82,7 +86,9 @@ class SqlStore:
 
     async def read(self, query: Callable[[ReadTx], T]) -> T:
         """Return the query's result; see the Protocol."""
-        return await self._answer(self._loop.run_in_executor(self._readers, self._read, query))
+        job = self._waits.begin(query)
+        self._readers.submit(job)
+        return cast("T", await self._waits.end(job))
 
     async def write(self, decide: Callable[[WriteTx], T]) -> T:
         """Return the decision's result after its commit; see the Protocol."""
@@ -116,11 +122,21 @@ class SqlStore:
 
     async def check(self) -> None:
         """Return when the database answers and has a schema that this code knows; see Protocol."""
-        await self._answer(self._loop.run_in_executor(self._readers, self._check))
+        job = self._waits.begin(lambda _: None)
+        self._loop.run_in_executor(self._checker, self._check_for, job)
+        await self._waits.end(job)
 
     async def close(self) -> None:
         """Finish what was accepted, and give everything back."""
         await asyncio.to_thread(self._close)
+
+    def _check_for(self, job: Job) -> None:
+        outcome: object = None
+        try:
+            self._check()
+        except Exception as error:  # noqa: BLE001 - raised by the one who waits
+            outcome = error
+        self._tell([Done(job, outcome)])
 
     def _check(self) -> None:
         with _unavailable(), self._read_engine.connect() as connection:
@@ -136,28 +152,24 @@ class SqlStore:
         self._writer.close()
         if self._deciders is not None:
             self._deciders.shutdown()
-        self._readers.shutdown()
+        self._readers.close()
+        self._checker.shutdown()
         self._engine.dispose()
-
-    def _read(self, query: Callable[[ReadTx], T]) -> T:
-        with _unavailable(), self._read_engine.connect() as connection:
-            return query(SqlReadTx(connection))
 
     async def _do(self, work: Command | Callable[[Any], Any]) -> object:
         if callable(work) and self._deciders is not None:
             return await self._do_alone(work)
-        job = Job(work, self._loop, self._loop.create_future())
+        job = self._waits.begin(work)
         self._writer.submit(job)
-        return await self._answer(job.future)
+        return await self._waits.end(job)
 
     async def _do_alone(self, work: Command | Callable[[Any], Any]) -> object:
-        job = Job(work, self._loop, self._loop.create_future())
-        executor = self._deciders or self._readers
-        self._loop.run_in_executor(executor, self._write_alone, job)
-        return await self._answer(job.future)
+        job = self._waits.begin(work)
+        self._loop.run_in_executor(self._deciders or self._checker, self._write_alone, job)
+        return await self._waits.end(job)
 
     def _write_alone(self, job: Job) -> None:
-        if job.future.cancelled():
+        if job.given_up:
             return
         for attempt in range(1, _DECISION_TRIES + 1):
             try:
@@ -166,30 +178,19 @@ class SqlStore:
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
                 if attempt < _DECISION_TRIES and _was_conflict(error):
                     continue
-                written, changes = [Written(job, error)], []
+                written, changes = [Done(job, error)], []
             self._publish(written, changes)
             return
 
-    async def _answer(self, future: asyncio.Future[T]) -> T:
-        # Shielded: what was handed over is done even if the caller goes away.
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            # What has not begun yet is not done any more: its caller was told, and may repeat it.
-            if not future.cancel():
-                _ignore_outcome(future)
-            raise StoreUnavailable("the database does not answer", retry_after_s=1.0) from None
-        except asyncio.CancelledError:
-            future.add_done_callback(_ignore_outcome)
-            raise
-
-    def _publish(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
+    def _publish(self, written: Sequence[Done], changes: Sequence[Change]) -> None:
         if any(_is_out_of_order(done.outcome) for done in written):
             self._writes_fail = True
         self._loop.call_soon_threadsafe(self._deliver, written, changes)
 
-    def _deliver(self, written: Sequence[Written], changes: Sequence[Change]) -> None:
+    def _tell(self, read: Sequence[Done]) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, read, ())
+
+    def _deliver(self, written: Sequence[Done], changes: Sequence[Change]) -> None:
         # Listeners first: who waits for a write may at once follow what it did.
         for change in changes:
             for on_change in tuple(self._listeners):
@@ -232,8 +233,3 @@ def _was_conflict(error: Exception) -> bool:
         return True
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     return sqlstate in _RETRIED_SQLSTATES
-
-
-def _ignore_outcome(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -15,37 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from hansard_server.domain.clock import Clock
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
-from hansard_server.repository.commands import Command
 from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.jobs import Done, Job, Publish
 from hansard_server.repository.sql.writes import SqlWriteTx
 
 BATCH_MAX_JOBS = 256
 
 Decision = Callable[[SqlWriteTx], Any]
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Something that waits to be written: a command, or a decision.
-
-    With a cancelled future it is not begun any more.
-    """
-
-    work: Command | Decision
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What one job came to; an exception among the outcomes is raised by the one who waits."""
-
-    job: Job
-    outcome: object
-
-
-Publish = Callable[[Sequence[Written], Sequence[Change]], None]
-"""Called in the writer's thread after a transaction."""
 
 
 class Writer:
@@ -81,7 +55,7 @@ class Writer:
         closing = False
         while not closing:
             taken, closing = self._take()
-            jobs = [job for job in taken if not job.future.cancelled()]
+            jobs = [job for job in taken if not job.given_up]
             if not jobs:
                 continue
             try:
@@ -94,7 +68,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
                 _discard(connection)
                 connection = None
-                self._publish([Written(job, error) for job in jobs], ())
+                self._publish([Done(job, error) for job in jobs], ())
         _discard(connection)
 
     def _take(self) -> tuple[list[Job], bool]:
@@ -129,19 +103,19 @@ class Writer:
                         connection, self._clock, [job], skip_locked=self._skip_locked
                     )
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
-                self._publish([Written(job, error)], ())
+                self._publish([Done(job, error)], ())
             else:
                 self._publish(written, changes)
 
 
 def run_jobs(
     connection: Connection, clock: Clock, jobs: Sequence[Job], *, skip_locked: bool
-) -> tuple[list[Written], list[Change]]:
+) -> tuple[list[Done], list[Change]]:
     """Run jobs in order in the connection's transaction; return outcomes and changes.
 
     Raises database errors; nothing of the transaction may be committed then.
     """
-    written: list[Written] = []
+    written: list[Done] = []
     changes: list[Change] = []
     commands: list[Job] = []
 
@@ -149,7 +123,7 @@ def run_jobs(
         if commands:
             batch = Batch(connection, clock, skip_locked=skip_locked)
             outcomes = batch.run([job.work for job in commands])  # type: ignore[misc]
-            written.extend(map(Written, commands, outcomes))
+            written.extend(map(Done, commands, outcomes))
             changes.extend(batch.changes)
             commands.clear()
 
@@ -159,7 +133,7 @@ def run_jobs(
             continue
         run_commands()
         outcome, made = run_decision(connection, job.work)
-        written.append(Written(job, outcome))
+        written.append(Done(job, outcome))
         changes.extend(made)
     run_commands()
     return written, changes

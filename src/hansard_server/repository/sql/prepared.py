@@ -1,0 +1,176 @@
+"""Statements compiled once, and run by the driver itself: what SQLAlchemy does for each execution
+costs several times what SQLite needs for a lookup.
+
+`rows` and `write` do what the connection's `execute` does, and leave to it whatever is out of the
+ordinary: lists of values in a statement, somebody who listens to statements, a connection outside a
+transaction.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, LargeBinary
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Values = Mapping[str, Any]
+_Convert = Callable[[Any], Any]
+_Compilable = Any
+"""An Executable that is a clause too; no type of SQLAlchemy says both."""
+
+_STATEMENTS_MAX = 1_000
+"""Those that are built anew for each call are not meant to come here."""
+
+
+def rows(connection: Connection, statement: _Compilable, values: Values) -> Sequence[Any]:
+    """Return all rows of a select, columns by name as attributes. Raises DBAPIError."""
+    prepared = _prepared(connection, statement, values)
+    if prepared is None:
+        return connection.execute(statement, values).all()
+    return prepared.rows(connection, values)
+
+
+def write(connection: Connection, statement: _Compilable, many: Sequence[Values]) -> None:
+    """Run an insert or update once for each of the values, at least one. Raises DBAPIError."""
+    prepared = _prepared(connection, statement, many[0])
+    if prepared is None:
+        connection.execute(statement, list(many))
+    else:
+        prepared.write(connection, many)
+
+
+class Prepared:
+    """A statement as the driver takes it: its text, how values go in, and how rows come out."""
+
+    def __init__(self, compiled: SQLCompiler, dialect: Dialect, given: Sequence[str]) -> None:
+        """Take the statement, compiled for values with these names."""
+        self._text = compiled.string
+        self._dialect = dialect
+        binds = compiled.binds
+        constants = {
+            name: bind.effective_value for name, bind in binds.items() if name not in given
+        }
+        converts: dict[str, _Convert] = {
+            name: convert
+            for name, bind in binds.items()
+            if (convert := _bind_processor(bind.type, dialect)) is not None
+        }
+        constants = {
+            name: converts[name](value) if name in converts else value
+            for name, value in constants.items()
+        }
+        self._converts = {name: converts[name] for name in converts if name not in constants}
+        self._constants = constants
+        self._places = None if compiled.positiontup is None else tuple(compiled.positiontup)
+        self._row: _Convert = tuple
+        self._columns: tuple[tuple[int, _Convert], ...] = ()
+        columns: Any = getattr(compiled.statement, "selected_columns", None)
+        if columns is not None:
+            # Its names are known only when it runs.
+            make: Any = namedtuple  # noqa: PYI024
+            self._row = make("Row", [column.key for column in columns], rename=True)._make
+            self._columns = tuple(
+                (index, convert)
+                for index, column in enumerate(columns)
+                if (convert := _result_processor(column.type, dialect)) is not None
+            )
+
+    def rows(self, connection: Connection, values: Values) -> list[Any]:
+        """Return all rows for the values. Raises DBAPIError."""
+        cursor = _driver(connection).cursor()
+        try:
+            cursor.execute(self._text, self._parameters(values))
+            found = cursor.fetchall()
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._wrapped(connection, error) from error
+        finally:
+            cursor.close()
+        if not self._columns:
+            return [self._row(row) for row in found]
+        return [self._row(self._converted(row)) for row in found]
+
+    def write(self, connection: Connection, many: Sequence[Values]) -> None:
+        """Run it for each of the values. Raises DBAPIError."""
+        cursor = _driver(connection).cursor()
+        try:
+            cursor.executemany(self._text, [self._parameters(values) for values in many])
+        except self._dialect.loaded_dbapi.Error as error:
+            raise self._wrapped(connection, error) from error
+        finally:
+            cursor.close()
+
+    def _parameters(self, values: Values) -> Any:
+        if self._converts or self._constants:
+            values = {**self._constants, **values}
+            for name, convert in self._converts.items():
+                values[name] = convert(values[name])
+        if self._places is None:
+            return values
+        return [values[name] for name in self._places]
+
+    def _converted(self, row: Sequence[Any]) -> list[Any]:
+        converted = list(row)
+        for index, convert in self._columns:
+            converted[index] = convert(converted[index])
+        return converted
+
+    def _wrapped(self, connection: Connection, error: Exception) -> Exception:
+        """Return the driver's error as SQLAlchemy's."""
+        if self._dialect.is_disconnect(error, _driver(connection), None):  # type: ignore[arg-type]
+            # It knows what to do about the pool when it meets the broken connection itself.
+            connection.exec_driver_sql("SELECT 1")
+        dbapi_error: Any = self._dialect.loaded_dbapi.Error
+        return DBAPIError.instance(
+            self._text, None, error, dbapi_error, hide_parameters=True, dialect=self._dialect
+        )
+
+
+_known: dict[tuple[str, Executable], Prepared | None] = {}
+
+
+def _prepared(connection: Connection, statement: _Compilable, values: Values) -> Prepared | None:
+    """Return the prepared statement; None when it is to be run by the connection."""
+    if not connection.in_transaction() or connection.dispatch.before_cursor_execute:
+        return None
+    dialect = connection.dialect
+    key = (dialect.name, statement)
+    try:
+        return _known[key]
+    except KeyError:
+        pass
+    if len(_known) >= _STATEMENTS_MAX:
+        return None
+    names = tuple(values)
+    compiled = statement.compile(
+        dialect=dialect, column_keys=None if statement.is_select else list(names)
+    )
+    # Lists are written into the text at each execution; defaults are made by SQLAlchemy.
+    ordinary = not (
+        compiled.post_compile_params or compiled.literal_execute_params
+    ) and not getattr(compiled, "insert_prefetch", ())
+    made = _known[key] = Prepared(compiled, dialect, names) if ordinary else None
+    return made
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
+
+
+def _result_processor(type_: Any, dialect: Dialect) -> _Convert | None:
+    # Both drivers give bytes.
+    if isinstance(type_, LargeBinary):
+        return None
+    convert: _Convert | None = type_.dialect_impl(dialect).result_processor(dialect, None)
+    return convert
+
+
+def _bind_processor(type_: Any, dialect: Dialect) -> _Convert | None:
+    # And take them.
+    if isinstance(type_, LargeBinary):
+        return None
+    convert: _Convert | None = type_.dialect_impl(dialect).bind_processor(dialect)
+    return convert

@@ -1,0 +1,168 @@
+"""The readers: threads that answer queries, as many as wait in one transaction.
+
+Waking a thread costs more than a lookup, so that one goes on as long as queries come, and another
+is woken when some have waited for a moment: behind a slow one nobody waits for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from hansard_server.repository.sql.jobs import Done, Job, Tell
+from hansard_server.repository.sql.reads import SqlReadTx
+
+GROUP_MAX_QUERIES = 64
+_GROUP_MAX_S = 0.002
+"""A transaction that has lasted so long takes no more queries."""
+_RELIEF_S = 0.002
+"""After so long another reader helps, and what was answered is told."""
+_READ, _END = "read", "end"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    number: int
+    job: Job
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Queries of one transaction: those submitted up to a number, before it began."""
+
+    up_to: int
+    done: list[Done] = field(default_factory=list)
+    count: int = 0
+
+
+class ReaderPool:
+    """Threads with a connection each while they read. All methods are the event loop's to call."""
+
+    def __init__(self, engine: Engine, tell: Tell, *, threads: int) -> None:
+        """Read by at most so many threads, which start when they are needed."""
+        self._engine = engine
+        self._tell = tell
+        self._max_threads = threads
+        self._threads: list[threading.Thread] = []
+        self._loop = asyncio.get_running_loop()
+        self._relief: asyncio.TimerHandle | None = None
+        self._tokens: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        # All of these under the lock.
+        self._waiting: deque[_Waiting] = deque()
+        self._groups: set[_Group] = set()
+        self._submitted = 0
+        self._active = 0
+
+    def submit(self, job: Job) -> None:
+        """Have the query answered by what is committed now, or later."""
+        with self._lock:
+            self._submitted += 1
+            self._waiting.append(_Waiting(self._submitted, job))
+            nobody = self._active == 0
+            self._active += nobody
+        if nobody:
+            self._wake()
+        if self._relief is None:
+            self._relief = self._loop.call_later(_RELIEF_S, self._relieve)
+
+    def close(self) -> None:
+        """Return when everything that was submitted is answered. May be called in any thread."""
+        for _ in self._threads:
+            self._tokens.put(_END)
+        for thread in self._threads:
+            thread.join()
+
+    def _relieve(self) -> None:
+        with self._lock:
+            help_ = bool(self._waiting) and self._active < self._max_threads
+            self._active += help_
+            done = [one for group in self._groups for one in group.done]
+            for group in self._groups:
+                group.done = []
+            busy = self._active > 0
+        if help_:
+            self._wake()
+        if done:
+            self._tell(done)
+        self._relief = self._loop.call_later(_RELIEF_S, self._relieve) if busy else None
+
+    def _wake(self) -> None:
+        if self._active > len(self._threads):
+            number = len(self._threads)
+            thread = threading.Thread(
+                target=self._run, name=f"hansard-reader_{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        self._tokens.put(_READ)
+
+    def _run(self) -> None:
+        while self._tokens.get() == _READ:
+            while (group := self._begin()) is not None:
+                self._read(group)
+                with self._lock:
+                    self._groups.discard(group)
+                    done = group.done
+                if done:
+                    self._tell(done)
+
+    def _begin(self) -> _Group | None:
+        with self._lock:
+            if not self._waiting:
+                self._active -= 1
+                return None
+            group = _Group(self._submitted)
+            self._groups.add(group)
+            return group
+
+    def _next(self, group: _Group) -> Job | None:
+        """Return the next query that was submitted before the group's transaction began."""
+        with self._lock:
+            while self._waiting and self._waiting[0].number <= group.up_to:
+                job = self._waiting.popleft().job
+                if not job.given_up:
+                    return job
+        return None
+
+    def _finish(self, group: _Group, job: Job, outcome: object) -> None:
+        with self._lock:
+            group.done.append(Done(job, outcome))
+            group.count += 1
+
+    def _read(self, group: _Group) -> None:
+        job = self._next(group)
+        if job is None:
+            return
+        try:
+            with self._engine.begin() as connection:
+                tx = SqlReadTx(connection)
+                began = time.perf_counter()
+                while job is not None:
+                    current, job = job, None
+                    outcome = _answer(tx, current)
+                    self._finish(group, current, outcome)
+                    late = time.perf_counter() - began > _GROUP_MAX_S
+                    failed = isinstance(outcome, SQLAlchemyError)
+                    if not (late or failed or group.count >= GROUP_MAX_QUERIES):
+                        job = self._next(group)
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told
+            # Without a connection nothing was asked; at the end all is answered.
+            if job is not None:
+                self._finish(group, job, error)
+
+
+def _answer(tx: SqlReadTx, job: Job) -> object:
+    work = job.work
+    assert callable(work)  # noqa: S101 - for the type checker: readers are given no commands
+    try:
+        return work(tx)
+    except Exception as error:  # noqa: BLE001 - raised by the one who waits
+        return error

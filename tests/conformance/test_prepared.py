@@ -1,0 +1,186 @@
+"""What statements give that the driver runs is what they give when SQLAlchemy runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, Select, event, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from hansard_server.repository.sql import batch_statements, prepared, statements
+from hansard_server.repository.sql.engine import make_engine, writing
+from hansard_server.repository.sql.keysets import KEYS, encode_keys
+from hansard_server.repository.sql.rows import event_values
+from hansard_server.repository.sql.tables import events
+from tests.support import records
+from tests.support.records import TENANT
+
+SELECTS: dict[str, Any] = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": statement
+    for module in (statements, batch_statements)
+    for name, statement in vars(module).items()
+    if isinstance(statement, Select)
+} | {
+    f"event_page.{hidden}.{turn}": statements.event_page(
+        descending=True, include_hidden=hidden, of_types=False, of_turn=turn
+    )
+    for hidden in (True, False)
+    for turn in (True, False)
+}
+VALUES: dict[str, Any] = {
+    "tenant": TENANT,
+    "session_uid": "session-3",
+    "agent_uid": "agent-3",
+    "agent_key": "key-3",
+    "session_key": "key-3",
+    "event_id": "aev_3",
+    "turn_id": "trn_3",
+    "artifact_id": "art_3",
+    "above": 0,
+    "below": 1_000,
+    "low": 1,
+    "high": 5,
+    "limit": 10,
+    "owner": "nobody",
+    "now": 2**60,
+    "number": 5,
+    "number_above": 0,
+    "after_count": 0,
+    "time": 1,
+}
+
+
+@contextmanager
+def plainly(connection: Connection) -> Iterator[None]:
+    """Have the connection run statements itself."""
+
+    def listen(*_: object) -> None:
+        pass
+
+    event.listen(connection, "before_cursor_execute", listen)
+    try:
+        yield
+    finally:
+        event.remove(connection, "before_cursor_execute", listen)
+
+
+def values_for(connection: Connection, name: str) -> dict[str, Any] | None:
+    """Return values for the parameters of a select; None for one that takes lists."""
+    compiled = SELECTS[name].compile(dialect=connection.dialect)
+    if compiled.post_compile_params:
+        return None
+    values = {name: VALUES.get(name, 1) for name, bind in compiled.binds.items() if bind.required}
+    if KEYS in values:
+        numbers = range(2, 9)
+        keys = {
+            (TENANT, f"{kind}-{n}", f"key-{n}") for kind in ("agent", "session") for n in numbers
+        }
+        keys |= {(TENANT, f"session-{n}", f"trn_{n}") for n in numbers}
+        if name.endswith("CLAIMS"):
+            keys = {(TENANT, f"session-{n}", 1, f"request-{n}") for n in numbers}  # type: ignore[misc]
+        parts = compiled.string.count("->>")
+        values |= encode_keys({key[:parts] for key in keys})
+    return values
+
+
+@pytest.mark.parametrize("name", SELECTS)
+def test_rows_are_the_same(filled: Callable[[str], Engine], database: str, name: str) -> None:
+    statement = SELECTS[name]
+    with writing(filled(database)).begin() as connection:
+        values = values_for(connection, name)
+        if values is None:
+            pytest.skip("takes lists")
+        found = prepared.rows(connection, statement, values)
+        with plainly(connection):
+            expected = prepared.rows(connection, statement, values)
+        if "NOW" in name or "LEASE" in name:
+            assert len(found) == len(expected)
+            return
+        assert [tuple(row) for row in found] == [tuple(row) for row in expected]
+        kinds = [[type(value) for value in row] for row in found]
+        assert kinds == [[type(value) for value in row] for row in expected]
+        for row, plain in zip(found, expected, strict=True):
+            # Of a function's column nobody uses the name.
+            for key in plain._mapping.keys() & {
+                column.key for column in statement.selected_columns
+            }:
+                assert getattr(row, key) == plain._mapping[key]
+
+
+def test_most_selects_find_something(filled: Callable[[str], Engine], database: str) -> None:
+    # Or the test above would compare nothing with nothing.
+    empty = []
+    with writing(filled(database)).begin() as connection:
+        for name, statement in SELECTS.items():
+            values = values_for(connection, name)
+            if values is not None and not prepared.rows(connection, statement, values):
+                empty.append(name)
+    assert len(empty) < len(SELECTS) / 2, empty
+
+
+WRITTEN = [
+    records.event(1_000_001, payload=b"\x00\xff" * 100),
+    records.event(1_000_002, payload=b"", turn_id="trn_3", tool_call_id="call_\N{SNOWMAN}"),
+    records.event(1_000_003, deleted_at_us=2**50),
+]
+
+
+def test_what_is_written_is_the_same(filled: Callable[[str], Engine], database: str) -> None:
+    of_session = (events.c.tenant == TENANT, events.c.session_uid == "prepared")
+    stored = select(events).where(*of_session).order_by(events.c.sequence)
+    rows = [event_values(TENANT, "prepared", written) for written in WRITTEN]
+    with writing(filled(database)).begin() as connection:
+        prepared.write(connection, batch_statements.INSERT_EVENTS, rows)
+        found = connection.execute(stored).all()
+        assert [{key: row._mapping[key] for key in rows[0]} for row in found] == rows
+        connection.rollback()
+
+
+def test_a_writing_transaction_sees_what_it_has_written(store_url: str) -> None:
+    engine = writing(make_engine(store_url))
+    rows = [event_values(TENANT, "prepared", written) for written in WRITTEN]
+    values = {"tenant": TENANT, "session_uid": "prepared", "event_id": WRITTEN[1].id}
+    with engine.begin() as connection:
+        prepared.write(connection, batch_statements.INSERT_EVENTS, rows)
+        [row] = prepared.rows(connection, statements.EVENT, values)
+        assert row.tool_call_id == WRITTEN[1].tool_call_id
+        connection.rollback()
+    with engine.begin() as connection:
+        assert prepared.rows(connection, statements.EVENT, values) == []
+    engine.dispose()
+
+
+def test_errors_are_those_of_sqlalchemy(store_url: str) -> None:
+    engine = writing(make_engine(store_url))
+    rows = [event_values(TENANT, "prepared", WRITTEN[0])] * 2
+    with (
+        pytest.raises(IntegrityError) as taken,
+        engine.begin() as connection,
+    ):
+        prepared.write(connection, batch_statements.INSERT_EVENTS, rows)
+    assert "x00" not in str(taken.value)
+    engine.dispose()
+
+
+def test_connection_that_broke_is_given_up(store_url: str) -> None:
+    engine = make_engine(store_url)
+    if engine.dialect.name == "sqlite":
+        pytest.skip("has no connections that break")
+    values = {"tenant": TENANT, "session_uid": "s"}
+    own = text("SELECT pg_backend_pid()")
+    with engine.connect() as other, engine.connect() as connection:
+        other.execute(own)
+        connection.begin()
+        pid = connection.execute(own).scalar_one()
+        other.execute(text(f"SELECT pg_terminate_backend({pid})"))
+        with pytest.raises(DBAPIError) as broken:
+            prepared.rows(connection, statements.TAIL, values)
+    assert broken.value.connection_invalidated
+    # Neither that one nor others from before are used again.
+    for _ in range(3):
+        with engine.begin() as connection:
+            assert prepared.rows(connection, statements.TAIL, values) == []
+    engine.dispose()
