@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, Select, event, select, text
+from sqlalchemy import Connection, Engine, Integer, LargeBinary, Select, Table, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hansard_server.repository.sql import batch_statements, prepared, statements
 from hansard_server.repository.sql.engine import make_engine, writing
 from hansard_server.repository.sql.keysets import KEYS, encode_keys
 from hansard_server.repository.sql.rows import event_values
-from hansard_server.repository.sql.tables import events
+from hansard_server.repository.sql.tables import events, session_heads, turns
 from tests.support import records
 from tests.support.records import TENANT
 
@@ -128,14 +129,105 @@ WRITTEN = [
 ]
 
 
-def test_what_is_written_is_the_same(filled: Callable[[str], Engine], database: str) -> None:
+# One row is another statement than many, of which one takes 64.
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 150])
+def test_what_is_written_is_the_same(
+    filled: Callable[[str], Engine], database: str, count: int
+) -> None:
     of_session = (events.c.tenant == TENANT, events.c.session_uid == "prepared")
     stored = select(events).where(*of_session).order_by(events.c.sequence)
-    rows = [event_values(TENANT, "prepared", written) for written in WRITTEN]
+    written = [
+        replace(
+            WRITTEN[number % len(WRITTEN)],
+            sequence=number,
+            id=f"aev_p{number}",
+            tool_call_id=f"call_\N{SNOWMAN}{number}" if number % 2 else None,
+        )
+        for number in range(1, count + 1)
+    ]
+    rows = [event_values(TENANT, "prepared", event) for event in written]
     with writing(filled(database)).begin() as connection:
         prepared.write(connection, batch_statements.INSERT_EVENTS, rows)
         found = connection.execute(stored).all()
         assert [{key: row._mapping[key] for key in rows[0]} for row in found] == rows
+        connection.rollback()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize(
+    ("statement", "table", "keys"),
+    [
+        (batch_statements.UPDATE_HEAD, session_heads, ("tenant", "session_uid")),
+        (batch_statements.UPDATE_TURN, turns, ("tenant", "session_uid", "id")),
+    ],
+    ids=["heads", "turns"],
+)
+def test_what_is_changed_is_the_same(
+    filled: Callable[[str], Engine],
+    database: str,
+    statement: Any,
+    table: Table,
+    keys: tuple[str, ...],
+    count: int,
+) -> None:
+    all_rows = select(table).order_by(*(table.c[key] for key in keys))
+    with writing(filled(database)).begin() as connection:
+        chosen = connection.execute(all_rows).all()[3 : 3 + count]
+        columns = set(statement.compile(dialect=connection.dialect).binds)
+        values = [
+            {f"b_{key}": row._mapping[key] for key in keys}
+            | {
+                column.name: _other(column.type, row._mapping[column.name], number)
+                for column in table.c
+                if column.name in columns
+            }
+            for number, row in enumerate(chosen, 1)
+        ]
+        after = []
+        for run in (prepared.write, _write_plainly):
+            savepoint = connection.begin_nested()
+            run(connection, statement, values)
+            after.append(connection.execute(all_rows).all())
+            savepoint.rollback()
+        assert after[0] == after[1]
+        assert len(after[0]) > count
+        assert after[0] != connection.execute(all_rows).all()
+        connection.rollback()
+
+
+def _other(type_: Any, value: Any, number: int) -> Any:
+    """Return another value of a column's type, sometimes none."""
+    if isinstance(type_, LargeBinary):
+        return b"\x00\xff" * number
+    if isinstance(type_, Integer):
+        return (value or 0) + number
+    return f"text {number}"
+
+
+def _write_plainly(connection: Connection, statement: Any, values: list[dict[str, Any]]) -> None:
+    with plainly(connection):
+        prepared.write(connection, statement, values)
+
+
+def test_many_changes_find_their_rows_by_the_key(
+    filled: Callable[[str], Engine], database: str
+) -> None:
+    if database == "postgresql":
+        pytest.skip("has one statement for each row")
+    names = {column.name: column for column in session_heads.c}
+    with writing(filled(database)).begin() as connection:
+        row = {f"b_{key}": "x" for key in ("tenant", "session_uid")}
+        row |= dict.fromkeys((n for n in batch_statements.HEAD_COLUMNS if n in names), 1)
+        texts: list[str] = []
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_trace_callback(texts.append)
+        prepared.write(connection, batch_statements.UPDATE_HEAD, [row, row])
+        driver.set_trace_callback(None)
+        [text_] = texts
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text_}").all()
+        assert "INDEX sqlite_autoindex_session_heads_1 (tenant=? AND session_uid=?)" in str(plan), (
+            plan
+        )
         connection.rollback()
 
 

@@ -29,7 +29,7 @@ from hansard.v1 import (
     session_service_pb2,
     turn_pb2,
 )
-from hansard_server.repository.sql import store as store_module
+from hansard_server.repository.sql import jobs
 from hansard_server.repository.sql.engine import make_engine
 from hansard_server.repository.sql.migrations import migrate
 from hansard_server.repository.sql.store import SqlStore
@@ -333,7 +333,7 @@ async def until_health(server: Running, status: int) -> None:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     """Give the engines of the stores that are made; these wait for the database a short while."""
-    monkeypatch.setattr(store_module, "ANSWER_TIMEOUT_S", ANSWER_TIMEOUT_S)
+    monkeypatch.setattr(jobs, "ANSWER_TIMEOUT_S", ANSWER_TIMEOUT_S)
     made: list[Engine] = []
     init = SqlStore.__init__
 

@@ -51,6 +51,7 @@ class Method:
     behavior: Callable[..., Any]
     parse: Callable[[bytes], Any]
     probe: bool
+    yields: bool
 
 
 @dataclass(slots=True)
@@ -272,6 +273,7 @@ def describe(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
         behavior=behavior,
         parse=handler.request_deserializer or bytes,
         probe=name.startswith(_PROBES),
+        yields=inspect.isasyncgenfunction(behavior),
     )
 
 
@@ -280,7 +282,7 @@ async def _serve(stalls: Stalls, call: Call) -> Any:
     it, a gone client too, is raised in this one task.
     """
     method = call.method
-    if not inspect.isasyncgenfunction(method.behavior):
+    if not method.yields:
         return await method.behavior(call.request, call.context)
 
     async def write(response: Any) -> None:

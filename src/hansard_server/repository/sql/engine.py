@@ -26,6 +26,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from hansard_server.repository.sql.prepared import begin
+
 SelectT = TypeVar("SelectT", bound=Select[Any])
 
 BEGIN_OPTION = "hansard_begin"
@@ -164,7 +166,7 @@ def _sqlite_engine(url: URL, options: EngineOptions) -> Engine:
         # Writers take the lock at once: a transaction that reads and then writes fails when
         # another one wrote in between, and no waiting helps it.
         kind = connection.get_execution_options().get(BEGIN_OPTION, "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {kind}")
+        begin(connection, kind)
 
     return engine
 

@@ -1,5 +1,6 @@
 """Statements compiled once, and run by the driver itself: what SQLAlchemy does for each execution
-costs several times what SQLite needs for a lookup.
+costs several times what SQLite needs for a lookup. Many rows are one statement: a driver gives the
+interpreter away for each, and waits until it has it back.
 
 `rows` and `write` do what the connection's `execute` does, and leave to it whatever is out of the
 ordinary: lists of values in a statement, somebody who listens to statements, a connection outside a
@@ -8,11 +9,13 @@ transaction.
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, LargeBinary
+from sqlalchemy import Connection, Dialect, Insert, LargeBinary, Update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -22,6 +25,8 @@ _Convert = Callable[[Any], Any]
 _Compilable = Any
 """An Executable that is a clause too; no type of SQLAlchemy says both."""
 
+_ROWS_MAX = 64
+"""A statement has so many rows at most, and otherwise a power of two: few texts to be prepared."""
 _STATEMENTS_MAX = 1_000
 """Those that are built anew for each call are not meant to come here."""
 
@@ -41,6 +46,16 @@ def write(connection: Connection, statement: _Compilable, many: Sequence[Values]
         connection.execute(statement, list(many))
     else:
         prepared.write(connection, many)
+
+
+def begin(connection: Connection, how: str) -> None:
+    """Begin a transaction of SQLite. Raises DBAPIError."""
+    try:
+        _driver(connection).execute(f"BEGIN {how}")
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(
+            "BEGIN", None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
 
 
 class Prepared:
@@ -66,6 +81,7 @@ class Prepared:
         self._converts = {name: converts[name] for name in converts if name not in constants}
         self._constants = constants
         self._places = None if compiled.positiontup is None else tuple(compiled.positiontup)
+        self._many = _ManyRows.of(compiled, dialect)
         self._row: _Convert = tuple
         self._columns: tuple[tuple[int, _Convert], ...] = ()
         columns: Any = getattr(compiled.statement, "selected_columns", None)
@@ -97,20 +113,28 @@ class Prepared:
         """Run it for each of the values. Raises DBAPIError."""
         cursor = _driver(connection).cursor()
         try:
-            cursor.executemany(self._text, [self._parameters(values) for values in many])
+            if self._many is None or len(many) == 1:
+                cursor.executemany(self._text, [self._parameters(values) for values in many])
+            else:
+                for text, parameters in self._many.parts([self._complete(v) for v in many]):
+                    cursor.execute(text, parameters)
         except self._dialect.loaded_dbapi.Error as error:
             raise self._wrapped(connection, error) from error
         finally:
             cursor.close()
 
     def _parameters(self, values: Values) -> Any:
+        values = self._complete(values)
+        if self._places is None:
+            return values
+        return [values[name] for name in self._places]
+
+    def _complete(self, values: Values) -> Values:
         if self._converts or self._constants:
             values = {**self._constants, **values}
             for name, convert in self._converts.items():
                 values[name] = convert(values[name])
-        if self._places is None:
-            return values
-        return [values[name] for name in self._places]
+        return values
 
     def _converted(self, row: Sequence[Any]) -> list[Any]:
         converted = list(row)
@@ -127,6 +151,60 @@ class Prepared:
         return DBAPIError.instance(
             self._text, None, error, dbapi_error, hide_parameters=True, dialect=self._dialect
         )
+
+
+class _ManyRows:
+    """A statement for several rows: an insert, or on SQLite an update."""
+
+    def __init__(self, before: str, row: str, after: str, places: Sequence[str]) -> None:
+        self._before, self._row, self._after = before, row, after
+        self._places = tuple(places)
+        self._texts: dict[int, str] = {}
+
+    @classmethod
+    def of(cls, compiled: SQLCompiler, dialect: Dialect) -> _ManyRows | None:
+        """Return it for the statement of one row; None when there is none."""
+        statement = compiled.statement
+        if isinstance(statement, Insert):
+            # By place: the rows have the same names.
+            places = compiled.positiontup or _NAMED.findall(compiled.string)
+            before, _, row = _NAMED.sub("%s", compiled.string).partition(" VALUES ")
+            return cls(f"{before} VALUES ", row, "", places)
+        if isinstance(statement, Update) and dialect.name == "sqlite":
+            return cls._of_update(compiled)
+        return None
+
+    @classmethod
+    def _of_update(cls, compiled: SQLCompiler) -> _ManyRows | None:
+        found = _UPDATE.fullmatch(compiled.string)
+        if found is None:
+            return None
+        places = compiled.positiontup or ()
+        columns = iter(f"v.column{number}" for number in range(1, len(places) + 1))
+        changes, where = (_MARK.sub(lambda _: next(columns), found[part]) for part in (2, 3))
+        row = f"({', '.join('?' * len(places))})"
+        return cls(f"{found[1]} SET {changes} FROM (VALUES ", row, f") AS v WHERE {where}", places)
+
+    def parts(self, many: Sequence[Values]) -> Iterator[tuple[str, list[Any]]]:
+        """Yield texts and their parameters."""
+        start = 0
+        while start < len(many):
+            count = min(_ROWS_MAX, 1 << (len(many) - start).bit_length() - 1)
+            some = many[start : start + count]
+            yield self._text(count), [values[name] for values in some for name in self._places]
+            start += count
+
+    def _text(self, count: int) -> str:
+        text = self._texts.get(count)
+        if text is None:
+            rows_ = ", ".join([self._row] * count)
+            text = self._texts[count] = f"{self._before}{rows_}{self._after}"
+        return text
+
+
+_NAMED = re.compile(r"%\((\w+)\)s")
+_MARK = re.compile(r"\?")
+_UPDATE = re.compile(r"(UPDATE \w+) SET (.*?) WHERE (.*)", re.DOTALL)
 
 
 _known: dict[tuple[str, Executable], Prepared | None] = {}

@@ -34,7 +34,8 @@ _POOL_CONNECTIONS = 18
 _DECISION_TRIES = 5
 _RETRIED_SQLSTATES = frozenset({"40001", "40P01", "23505"})
 # A standby, or a database that somebody has set to be read only.
-_READ_ONLY_SQLSTATES = frozenset({"25006"})
+# The second one: by a connection that has been a reader's, and says since whether it writes.
+_READ_ONLY_SQLSTATES = frozenset({"25006", "0A000"})
 
 
 class SqlStore:
