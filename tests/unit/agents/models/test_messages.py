@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.api import ToolDescription
+from hansard_server.agents.api import OutputSchema, ToolDescription
 from hansard_server.agents.models.providers.messages import GO_ON, NOTHING_BEFORE
 from hansard_server.agents.models.providers.provider_data import ProviderData, decode, encode
 from tests.support.agents import MemoryFiles, message
@@ -247,3 +247,34 @@ def test_provider_data_of_strangers_is_none() -> None:
     for strange in (b"", b"\xff", b"{", b"[]", b'{"v":1}', b'{"v":2,"p":"p","r":"r","k":"text"}'):
         assert decode(strange) is None
     assert decode(b'{"v":1,"p":"p","r":1,"k":"text"}') is None
+
+
+async def test_a_schema_is_the_providers_business_where_it_can(maker: BodyMaker) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+    wanted = OutputSchema(name="place", json_schema=schema)
+    talk = Talk(maker.provider).ask("Where?")
+    # Not every model of Google's takes both.
+    tools = () if maker.provider == "google" else (LOOK,)
+    body = await body_of(maker, talk, output_schema=wanted, tools=tools)
+    form = body.get("response_format") or body.get("output_config") or body["generationConfig"]
+    assert '"city"' in json.dumps(form)
+    in_words = BodyMaker(maker.provider, native_schema=False)
+    body = await body_of(in_words, Talk(maker.provider).ask("Where?"), output_schema=wanted)
+    await in_words.close()
+    assert "response_format" not in body
+    assert "output_config" not in body
+    told = body.get("system") or body.get("systemInstruction") or body["messages"][0]
+    assert "place" in json.dumps(told)
+    assert "city" in json.dumps(told)
+
+
+async def test_tools_that_an_agent_had_are_named_as_long_as_their_calls_stand(
+    maker: BodyMaker,
+) -> None:
+    talk = Talk(maker.provider).ask("Look").call("call_1").output("call_1").ask("And now?")
+    assert "is gone" in json.dumps(await body_of(maker, talk, tools=()))

@@ -25,11 +25,16 @@ _IDLE_CONNECTIONS_MAX = 20
 
 @dataclass(frozen=True, slots=True)
 class ProviderClient:
-    """A model of a provider that can be called, and how it is spoken to."""
+    """A model of a provider that can be called, and how it is spoken to.
+
+    `native_schema`: the provider holds answers to a JSON schema; `schema_beside_tools`: of an agent
+    with tools too.
+    """
 
     model: Model
     rules: ProviderRules
     native_schema: bool
+    schema_beside_tools: bool
     http: httpx2.AsyncClient
 
 
@@ -80,7 +85,10 @@ async def open_client(
     native = settings.native_schema
     if native is None:
         native = bool(model.profile.get("supports_json_schema_output"))
-    return ProviderClient(model, rules, native, http)
+    beside_tools = settings.provider != "google" or bool(
+        model.profile.get("google_supports_tool_combination")
+    )
+    return ProviderClient(model, rules, native, beside_tools, http)
 
 
 def _openai(

@@ -118,16 +118,23 @@ class ProviderCaller:
             client.model,
             messages,
             model_settings=cast("LibrarySettings", settings),
-            model_request_parameters=_request_parameters(
-                request, messages, native=client.native_schema
-            ),
+            model_request_parameters=_request_parameters(request, messages, client),
             instrument=False,
         )
 
 
 def _request_parameters(
-    request: ModelRequest, messages: Sequence[ModelMessage], *, native: bool
+    request: ModelRequest, messages: Sequence[ModelMessage], client: ProviderClient
 ) -> ModelRequestParameters:
+    tools = [
+        ToolDefinition(
+            name=wire_name(tool.name),
+            description=tool.description,
+            parameters_json_schema=dict(tool.input_schema),
+        )
+        for tool in request.tools
+    ] or _former_tools(messages)
+    native = client.native_schema and (client.schema_beside_tools or not tools)
     schema = request.output_schema
     # One instruction: the templates of many open models take no more.
     instructions = list(request.instructions)
@@ -139,15 +146,7 @@ def _request_parameters(
         instructions.append(told)
     text = "\n\n".join(instruction for instruction in instructions if instruction.strip())
     return ModelRequestParameters(
-        function_tools=[
-            ToolDefinition(
-                name=wire_name(tool.name),
-                description=tool.description,
-                parameters_json_schema=dict(tool.input_schema),
-            )
-            for tool in request.tools
-        ]
-        or _former_tools(messages),
+        function_tools=tools,
         instruction_parts=[InstructionPart(content=text)] if text else [],
         output_mode="text" if output is None else "native",
         output_object=output,
