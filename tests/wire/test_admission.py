@@ -242,6 +242,7 @@ async def refusal_of(admission: Admission) -> float:
         behavior=print,
         parse=bytes,
         probe=False,
+        yields=False,
     )
     with pytest.raises(asyncio.CancelledError):
         await admission(Call(method=method, context=context, request=b""), never_proceed)

@@ -59,7 +59,8 @@ _LOCKED_OF_ARTIFACTS = lock_for_update(
     .order_by(blobs.c.key),
     of=blobs,
 )
-_INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+# Both dialects have the same two methods, which the type checker would not see of either.
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 # What is there is written over with itself: so its row is locked, or waited for, in one statement.
 _SHARE = {
     name: insert(blobs).on_conflict_do_update(
