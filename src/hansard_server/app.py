@@ -102,6 +102,7 @@ from hansard_server.turns.inputs import Inputs
 from hansard_server.turns.keeper import TurnKeeper
 from hansard_server.turns.queries import Queries
 from hansard_server.turns.readers import Readers
+from hansard_server.turns.sub_agents import AllSubAgents, SubAgentSettings
 
 _log = structlog.get_logger("hansard.server")
 
@@ -217,15 +218,18 @@ class Server:
         closers.add("replica", replica.close)
         corpora = Corpora(store, limits=settings.limits, tokens=tokens, clock=self._clock)
         corpus_search = CorpusSearch(store)
+        sub_agents = _sub_agents(settings, store, feeds, self._clock)
         contexts = ContextLoader(
             store,
             _files_of(settings, store, blobs, self._clock),
             lambda tenant: TenantCorpora(tenant, corpora, corpus_search),
+            sub_agents.of_session,
             clock=self._clock,
         )
         runner = await self._open_runner()
         engine = _engine(settings, store, feeds, contexts, replica, runner)
         self._tell(store, feeds.on_change, engine.on_change)
+        closers.add("sub_agents", sub_agents.bind(engine))
         alone = sqlite_path(settings.store_url) is not None
         keeper = TurnKeeper(store, engine, lease_s=settings.lease_s, alone=alone)
         await replica.join(engine, keeper)
@@ -490,6 +494,18 @@ def _servicers(parts: Parts) -> list[Service]:
             CorpusServicer(parts.corpora, parts.corpus_search),
         ),
     ]
+
+
+def _sub_agents(settings: Settings, store: Store, feeds: Feeds, clock: Clock) -> AllSubAgents:
+    return AllSubAgents(
+        store,
+        feeds,
+        limits=settings.limits,
+        settings=SubAgentSettings(
+            max_depth=settings.sub_agent_max_depth, max_s=settings.sub_agent_max_s
+        ),
+        clock=clock,
+    )
 
 
 def _files_of(

@@ -206,6 +206,20 @@ class Settings(BaseSettings):
         ge=0.1,
         le=31_536_000,
     )
+    sub_agent_max_s: float = _setting(
+        1_800.0,
+        "How long a call of a sub-agent may take, unless the tool's configuration says otherwise.",
+        unit="s",
+        ge=0.1,
+        le=604_800,
+    )
+    sub_agent_max_depth: int = _setting(
+        3,
+        "So many levels deep sub-agents may have sub-agents.",
+        unit="levels",
+        ge=0,
+        le=16,
+    )
     poll_floor_s: float = _setting(
         5.0,
         "How often a server looks into the store for news of the sessions that are followed, since "

@@ -356,3 +356,46 @@ async def test_a_connection_that_breaks_is_none_of_the_clients_business(door: Do
     sequences = [f.data["sequence"] for f in seen.frames if "messages" in f.data and "id" in f.data]
     assert sequences == [1]
     assert [f.data["sequence"] for f in seen.frames if f.data["type"] == "agent_output"] == [3]
+
+
+async def test_a_turn_that_waits_is_answered_over_http(door: Door) -> None:
+    tools = {
+        "ask": {"type": "client", "input_schema": {"type": "object"}},
+        "make": {"type": "artifact_create", "require_approval": True},
+    }
+    script = [
+        {"tool_call": {"name": "ask", "input": {"question": "How many?"}}},
+        {"tool_call": {"name": "make", "input": {"filename": "a.txt", "content": "x"}}},
+        {"agent_output": {"content": "Done."}},
+    ]
+    agent = {
+        "key": "agent",
+        "name": "Agent",
+        "model": {"name": "hansard/scripted", "parameters": {"script": script}},
+        "first_step": {},
+        "tool_configurations": tools,
+    }
+    await ok(door, "POST", "/v2/agents", 201, json=agent)
+    await Talk(door.server).open_session()
+    waiting = await ok(door, "POST", EVENTS, 201, json=HELLO)
+    assert waiting["turn"]["status"] == "requires_action"
+    calls = waiting["turn"]["pending_calls"]
+    assert [call["kind"] for call in calls] == ["client_tool", "approval"]
+    asked, made = (call["tool_call_id"] for call in calls)
+
+    def results(*each: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "tool_results", "results": list(each)}
+
+    output = {"tool_call_id": asked, "type": "output", "tool_output": {"eggs": 12}}
+    body = {**results(output), "stream_response": True}
+    frames = parse_frames((await door.http.post(EVENTS, json=body)).text)
+    assert frames.types == ["tool_output", "end"]
+    end = frames.frames[-1].data
+    assert end["turn"]["status"] == "requires_action"
+    again = await refused(door, "POST", EVENTS, 422, json=results(output))
+    assert again["code"] == "tool_call_not_pending"
+    rejection = {"tool_call_id": made, "type": "reject", "reason": "no"}
+    answer = await ok(door, "POST", EVENTS, 201, json=results(rejection))
+    assert [event["type"] for event in answer["events"]] == ["tool_output", "agent_output"]
+    assert answer["events"][0]["tool_output"]["reason"] == "no"
+    assert answer["turn"]["status"] == "completed"

@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from hansard.v1 import turn_pb2 as hansard_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hansard/v1/session.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15hansard/v1/turn.proto\"\x86\x06\n\x07Session\x12\x33\n\tagent_key\x18\x01 \x01(\tB \xe2\x41\x01\x05\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12-\n\x03key\x18\x02 \x01(\tB \xe2\x41\x01\x08\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x11\n\x03uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x04name\x18\x04 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12\x31\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x14\n\x07\x65nabled\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12!\n\x0btti_minutes\x18\x08 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x81\x88\x19(\x00\x12/\n\x06status\x18\t \x01(\x0e\x32\x19.hansard.v1.SessionStatusB\x04\xe2\x41\x01\x03\x12\x1b\n\rlast_sequence\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12&\n\x05usage\x18\x0b \x01(\x0b\x32\x11.hansard.v1.UsageB\x04\xe2\x41\x01\x03\x12\x31\n\x0b\x66orked_from\x18\x0c \x01(\x0b\x32\x16.hansard.v1.ForkOriginB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\r \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x34\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\texpire_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x06quotas\x18\x11 \x01(\x0b\x32\x19.hansard.v1.SessionQuotasB\x04\xe2\x41\x01\x03\x12\x37\n\rlast_event_at\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x42\n\n\x08_enabled\"\xb2\x01\n\rSessionQuotas\x12!\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x11.hansard.v1.Quota\x12)\n\x0e\x61rtifact_files\x18\x02 \x01(\x0b\x32\x11.hansard.v1.Quota\x12)\n\x0e\x61rtifact_bytes\x18\x03 \x01(\x0b\x32\x11.hansard.v1.Quota\x12(\n\rqueued_inputs\x18\x04 \x01(\x0b\x32\x11.hansard.v1.Quota\"3\n\x05Quota\x12\x0c\n\x04used\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xc4\x01\n\nForkOrigin\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0bsession_uid\x18\x03 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x15\n\rlast_sequence\x18\x05 \x01(\x03\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.hansard.v1.Usage\x12\x16\n\x0e\x61rtifact_files\x18\x07 \x01(\x03\x12\x16\n\x0e\x61rtifact_bytes\x18\x08 \x01(\x03\"\xbd\x01\n\x0b\x46romSession\x12\x32\n\tagent_key\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\xd8\x01\x01\x12\x35\n\x0bsession_key\x18\x02 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x43\n\x16include_up_to_event_id\x18\x03 \x01(\tB#\xbaH r\x1b\x32\x19^aev_[0-9A-Za-z_-]{1,60}$\xd8\x01\x01*\x88\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_STATUS_IDLE\x10\x01\x12\x1a\n\x16SESSION_STATUS_RUNNING\x10\x02\x12\"\n\x1eSESSION_STATUS_REQUIRES_ACTION\x10\x03\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18hansard/v1/session.proto\x12\nhansard.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15hansard/v1/turn.proto\"\xb7\x06\n\x07Session\x12\x33\n\tagent_key\x18\x01 \x01(\tB \xe2\x41\x01\x05\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12-\n\x03key\x18\x02 \x01(\tB \xe2\x41\x01\x08\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x11\n\x03uid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1e\n\x04name\x18\x04 \x01(\tB\x10\xe2\x41\x01\x02\xbaH\tr\x07\x18\xff\x01\xba\x01\x01\x00\x12!\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x0c\xbaH\tr\x07\x18\x80 \xba\x01\x01\x00\x12\x31\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x06\xbaH\x03\xd8\x01\x03\x12\x14\n\x07\x65nabled\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12!\n\x0btti_minutes\x18\x08 \x01(\x05\x42\x0c\xbaH\t\x1a\x07\x18\x80\x81\x88\x19(\x00\x12/\n\x06status\x18\t \x01(\x0e\x32\x19.hansard.v1.SessionStatusB\x04\xe2\x41\x01\x03\x12\x1b\n\rlast_sequence\x18\n \x01(\x03\x42\x04\xe2\x41\x01\x03\x12&\n\x05usage\x18\x0b \x01(\x0b\x32\x11.hansard.v1.UsageB\x04\xe2\x41\x01\x03\x12\x31\n\x0b\x66orked_from\x18\x0c \x01(\x0b\x32\x16.hansard.v1.ForkOriginB\x04\xe2\x41\x01\x03\x12\x15\n\x04\x65tag\x18\r \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x34\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x33\n\texpire_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12/\n\x06quotas\x18\x11 \x01(\x0b\x32\x19.hansard.v1.SessionQuotasB\x04\xe2\x41\x01\x03\x12/\n\x06parent\x18\x12 \x01(\x0b\x32\x19.hansard.v1.SessionParentB\x04\xe2\x41\x01\x03\x12\x37\n\rlast_event_at\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x42\n\n\x08_enabled\"q\n\rSessionParent\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0bsession_uid\x18\x03 \x01(\t\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\"\xb2\x01\n\rSessionQuotas\x12!\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x11.hansard.v1.Quota\x12)\n\x0e\x61rtifact_files\x18\x02 \x01(\x0b\x32\x11.hansard.v1.Quota\x12)\n\x0e\x61rtifact_bytes\x18\x03 \x01(\x0b\x32\x11.hansard.v1.Quota\x12(\n\rqueued_inputs\x18\x04 \x01(\x0b\x32\x11.hansard.v1.Quota\"3\n\x05Quota\x12\x0c\n\x04used\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xc4\x01\n\nForkOrigin\x12\x11\n\tagent_key\x18\x01 \x01(\t\x12\x13\n\x0bsession_key\x18\x02 \x01(\t\x12\x13\n\x0bsession_uid\x18\x03 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x15\n\rlast_sequence\x18\x05 \x01(\x03\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.hansard.v1.Usage\x12\x16\n\x0e\x61rtifact_files\x18\x07 \x01(\x03\x12\x16\n\x0e\x61rtifact_bytes\x18\x08 \x01(\x03\"\xbd\x01\n\x0b\x46romSession\x12\x32\n\tagent_key\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\xd8\x01\x01\x12\x35\n\x0bsession_key\x18\x02 \x01(\tB \xe2\x41\x01\x02\xbaH\x19r\x17\x32\x15^[0-9a-zA-Z_-]{1,50}$\x12\x43\n\x16include_up_to_event_id\x18\x03 \x01(\tB#\xbaH r\x1b\x32\x19^aev_[0-9A-Za-z_-]{1,60}$\xd8\x01\x01*\x88\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_STATUS_IDLE\x10\x01\x12\x1a\n\x16SESSION_STATUS_RUNNING\x10\x02\x12\"\n\x1eSESSION_STATUS_REQUIRES_ACTION\x10\x03\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +69,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION'].fields_by_name['expire_at']._serialized_options = b'\342A\001\003'
   _globals['_SESSION'].fields_by_name['quotas']._loaded_options = None
   _globals['_SESSION'].fields_by_name['quotas']._serialized_options = b'\342A\001\003'
+  _globals['_SESSION'].fields_by_name['parent']._loaded_options = None
+  _globals['_SESSION'].fields_by_name['parent']._serialized_options = b'\342A\001\003'
   _globals['_SESSION'].fields_by_name['last_event_at']._loaded_options = None
   _globals['_SESSION'].fields_by_name['last_event_at']._serialized_options = b'\342A\001\003'
   _globals['_FROMSESSION'].fields_by_name['agent_key']._loaded_options = None
@@ -77,16 +79,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMSESSION'].fields_by_name['session_key']._serialized_options = b'\342A\001\002\272H\031r\0272\025^[0-9a-zA-Z_-]{1,50}$'
   _globals['_FROMSESSION'].fields_by_name['include_up_to_event_id']._loaded_options = None
   _globals['_FROMSESSION'].fields_by_name['include_up_to_event_id']._serialized_options = b'\272H r\0332\031^aev_[0-9A-Za-z_-]{1,60}$\330\001\001'
-  _globals['_SESSIONSTATUS']._serialized_start=1591
-  _globals['_SESSIONSTATUS']._serialized_end=1727
+  _globals['_SESSIONSTATUS']._serialized_start=1755
+  _globals['_SESSIONSTATUS']._serialized_end=1891
   _globals['_SESSION']._serialized_start=189
-  _globals['_SESSION']._serialized_end=963
-  _globals['_SESSIONQUOTAS']._serialized_start=966
-  _globals['_SESSIONQUOTAS']._serialized_end=1144
-  _globals['_QUOTA']._serialized_start=1146
-  _globals['_QUOTA']._serialized_end=1197
-  _globals['_FORKORIGIN']._serialized_start=1200
-  _globals['_FORKORIGIN']._serialized_end=1396
-  _globals['_FROMSESSION']._serialized_start=1399
-  _globals['_FROMSESSION']._serialized_end=1588
+  _globals['_SESSION']._serialized_end=1012
+  _globals['_SESSIONPARENT']._serialized_start=1014
+  _globals['_SESSIONPARENT']._serialized_end=1127
+  _globals['_SESSIONQUOTAS']._serialized_start=1130
+  _globals['_SESSIONQUOTAS']._serialized_end=1308
+  _globals['_QUOTA']._serialized_start=1310
+  _globals['_QUOTA']._serialized_end=1361
+  _globals['_FORKORIGIN']._serialized_start=1364
+  _globals['_FORKORIGIN']._serialized_end=1560
+  _globals['_FROMSESSION']._serialized_start=1563
+  _globals['_FROMSESSION']._serialized_end=1752
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class Session(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRE_AT_FIELD_NUMBER: _builtins.int
     QUOTAS_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     LAST_EVENT_AT_FIELD_NUMBER: _builtins.int
     agent_key: _builtins.str
     """The agent that answers in it."""
@@ -132,8 +133,12 @@ class Session(_message.Message):
         """What the session may hold, and what it holds."""
 
     @_builtins.property
+    def parent(self) -> Global___SessionParent:
+        """The call for which the session was made, if an agent made it for its sub-agent."""
+
+    @_builtins.property
     def last_event_at(self) -> _timestamp_pb2.Timestamp:
-        """18 to 24 are kept for more of this kind.
+        """19 to 24 are kept for more of this kind.
 
         When the last event was stored; unset while there is none but those that a fork began with.
         """
@@ -158,17 +163,56 @@ class Session(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         expire_at: _timestamp_pb2.Timestamp | None = ...,
         quotas: Global___SessionQuotas | None = ...,
+        parent: Global___SessionParent | None = ...,
         last_event_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "last_event_at", b"last_event_at", "metadata", b"metadata", "quotas", b"quotas", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "created_at", b"created_at", "enabled", b"enabled", "expire_at", b"expire_at", "forked_from", b"forked_from", "last_event_at", b"last_event_at", "metadata", b"metadata", "parent", b"parent", "quotas", b"quotas", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_event_at", b"last_event_at", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "quotas", b"quotas", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "agent_key", b"agent_key", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "expire_at", b"expire_at", "forked_from", b"forked_from", "key", b"key", "last_event_at", b"last_event_at", "last_sequence", b"last_sequence", "metadata", b"metadata", "name", b"name", "parent", b"parent", "quotas", b"quotas", "status", b"status", "tti_minutes", b"tti_minutes", "uid", b"uid", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionParent(_message.Message):
+    """The call of a sub-agent for which a session was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_KEY_FIELD_NUMBER: _builtins.int
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
+    SESSION_UID_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    agent_key: _builtins.str
+    """The agent that called."""
+    session_key: _builtins.str
+    """The session in which it did."""
+    session_uid: _builtins.str
+    """That session's incarnation."""
+    tool_call_id: _builtins.str
+    """The call. Others may have come to the session since."""
+    depth: _builtins.int
+    """How many sessions are above this one, 1 at least."""
+    def __init__(
+        self,
+        *,
+        agent_key: _builtins.str = ...,
+        session_key: _builtins.str = ...,
+        session_uid: _builtins.str = ...,
+        tool_call_id: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "depth", b"depth", "session_key", b"session_key", "session_uid", b"session_uid", "tool_call_id", b"tool_call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionParent: _TypeAlias = SessionParent  # noqa: Y015
 
 @_typing.final
 class SessionQuotas(_message.Message):

@@ -11,6 +11,7 @@ import typer
 
 from hansard.v1 import turn_pb2
 from hansard_client.client import Hansard
+from hansard_client.commands.asking import ask_for_answers
 from hansard_client.commands.common import EXIT_INTERRUPTED, AgentKey, Caller, Mistake
 from hansard_client.commands.rendering import Teller
 from hansard_client.commands.text import as_utf8, one_line, plain
@@ -67,7 +68,22 @@ class Conversation:
 
     def _send(self, text: str) -> None:
         session = self._hansard.session(self._agent_key, self._session_key)
-        self._tell(session.stream(text), Teller(self._caller.out))
+        self._answer(self._tell(session.stream(text), Teller(self._caller.out)))
+
+    def _answer(self, turn: turn_pb2.Turn | None) -> None:
+        """Ask for what the turn waits for, until it does not wait any more.
+
+        Without a terminal there is nobody to ask, and further inputs would wait for ever: exit.
+        """
+        session = self._hansard.session(self._agent_key, self._session_key)
+        while turn is not None and turn.status == turn_pb2.TURN_STATUS_REQUIRES_ACTION:
+            if not sys.stdin.isatty():
+                raise Mistake("the turn waits for somebody: go on with it at a terminal")
+            try:
+                answers = ask_for_answers(turn)
+            except EOFError:
+                raise KeyboardInterrupt from None
+            turn = self._tell(session.stream(answers), Teller(self._caller.out))
 
     def _catch_up(self) -> None:
         """Tell the last turn, and what is still going on, to who comes back."""
@@ -79,17 +95,21 @@ class Conversation:
         turns = self._hansard.session(session).turns
         unfinished = list(turns.list(statuses=("QUEUED", "RUNNING", "REQUIRES_ACTION")))
         for turn in unfinished or list(turns.list(newest_first=True, limit=1)):
-            self._tell(turns.follow(turn.id), Teller(self._caller.out, inputs=True))
+            self._answer(self._tell(turns.follow(turn.id), Teller(self._caller.out, inputs=True)))
         self._failed = False
 
-    def _tell(self, items: TurnStream[TurnItem], teller: Teller) -> None:
+    def _tell(self, items: TurnStream[TurnItem], teller: Teller) -> turn_pb2.Turn | None:
+        """Tell the items to the end, and return how the turn stands then."""
+        stopped = None
         try:
             for item in items:
                 teller.tell(item)
                 if isinstance(item, TurnEnd | RequiresAction):
-                    self._failed |= item.turn.status == turn_pb2.TURN_STATUS_FAILED
+                    stopped = item.turn
+                    self._failed |= stopped.status == turn_pb2.TURN_STATUS_FAILED
         finally:
             teller.end_line()
+        return stopped
 
     @contextmanager
     def _politely(self) -> Iterator[None]:

@@ -238,6 +238,46 @@ class CorporaAccess(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubAgentTask:
+    """What a sub-agent is to do.
+
+    Attributes:
+        tool_call_id: the call, and `name` its tool's configuration name.
+        session_key: of an earlier call's session, which goes on; empty: see the mode.
+        tti_minutes: of a session that is made.
+    """
+
+    tool_call_id: str
+    name: str
+    configuration: agent_pb2.SubAgentConfiguration
+    message: str
+    session_key: str = ""
+    tti_minutes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubAgentAnswer:
+    """What a sub-agent has answered, and where."""
+
+    session_key: str
+    turn_id: str
+    text: str
+
+
+class SubAgents(Protocol):
+    """Agents that work for the agent of one session, each in a session of its own."""
+
+    async def run(self, task: SubAgentTask) -> SubAgentAnswer:
+        """Return the answer when the sub-agent's turn has completed.
+
+        The same call again joins the turn that it began. Cancelled, the turn goes on: it is ended
+        by whatever ends the caller's. Raises ToolError, domain errors, and TimeoutError when the
+        time is over and the turn has been ended.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
     """What a tool answers when it is more than JSON.
 
@@ -257,7 +297,7 @@ class ToolContext:
     """What a tool may use while it runs.
 
     Attributes:
-        configuration: the agent's, for this tool.
+        configuration: the agent's, for this tool, and `name` its name there.
         tool_call_id: the same when the call is run again.
     """
 
@@ -267,6 +307,8 @@ class ToolContext:
     session: session_pb2.Session
     configuration: agent_pb2.ToolConfiguration
     tool_call_id: str
+    name: str = ""
+    sub_agents: SubAgents | None = None
 
 
 class ToolError(Exception):
@@ -313,6 +355,7 @@ class TurnContext:
     files: SessionFiles
     corpora: CorporaAccess
     now_us: int
+    sub_agents: SubAgents | None = None
     turn_id: str = ""
     compact: turn_pb2.Compact | None = None
 

@@ -31,6 +31,7 @@ from hansard_server.agents.overrides import (
 )
 from hansard_server.agents.tools.catalog import AgentTool, ToolCatalog
 from hansard_server.agents.tools.client_tool import CLIENT_TOOL
+from hansard_server.agents.tools.sub_agent import SUB_AGENT
 from hansard_server.domain.errors import AgentProcessingFailed, DomainError, QuotaExceeded
 from hansard_server.domain.keys import make_tool_call_id
 from hansard_server.domain.limits import KIB
@@ -209,7 +210,7 @@ class ToolRunner:
             return _Answer((await self._scripted(call, call.scripted_result),))
         async with self._places:
             try:
-                async with asyncio.timeout(self._limits.tool_max_s):
+                async with asyncio.timeout(self._max_s(call)):
                     result = await self._result(call)
                     return await self._completed(call, result)
             except _CannotBeRun as error:
@@ -218,11 +219,17 @@ class ToolRunner:
                 # A tool's fault must not end the turn: the model may know another way.
                 return _Answer((self._error_output(call, error),))
 
+    def _max_s(self, call: RecordedCall) -> float | None:
+        tool = self._tools.get(call.name)
+        # A sub-agent's time is its configuration's, and it is ended when that is over.
+        keeps_time = tool is not None and tool.tool.name == SUB_AGENT
+        return None if keeps_time else self._limits.tool_max_s
+
     def _error_output(self, call: RecordedCall, error: Exception) -> event_pb2.Event:
         match error:
             case TimeoutError():
                 return call.to_error(
-                    f"The tool did not answer within {self._limits.tool_max_s:g} s.",
+                    str(error) or f"The tool did not answer within {self._limits.tool_max_s:g} s.",
                     event_pb2.TOOL_OUTCOME_TIMED_OUT,
                 )
             case ToolError():
@@ -297,6 +304,8 @@ class ToolRunner:
             session=context.session,
             configuration=tool.configuration,
             tool_call_id=call.tool_call_id,
+            name=call.name,
+            sub_agents=context.sub_agents,
         )
 
     def _recordable(self, arguments_json: str) -> tuple[str, str | None]:

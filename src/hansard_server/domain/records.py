@@ -109,7 +109,10 @@ class AgentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """What callers set of a session. `metadata` and `forked_from` are serialized messages."""
+    """What callers set of a session, and where it comes from.
+
+    `metadata`, `forked_from` and `parent` are serialized messages.
+    """
 
     tenant: str
     uid: str
@@ -122,6 +125,7 @@ class SessionRecord:
     enabled: bool
     tti_minutes: int
     forked_from: bytes | None = None
+    parent: bytes | None = None
     etag: str
     created_at_us: int
     updated_at_us: int

@@ -206,6 +206,10 @@ class Agents:
             if _TOOLS in paths or f"{_TOOLS}.{name}" in paths:
                 where = f"{prefix}{_TOOLS}.{name}.argument_override"
                 check_struct(tool.argument_override, where, self._limits)
+                if tool.HasField("sub_agent"):
+                    metadata = tool.sub_agent.sub_agent_configuration.session_metadata
+                    where = f"{prefix}{_TOOLS}.{name}.sub_agent.sub_agent_configuration"
+                    check_struct(metadata, f"{where}.session_metadata", self._limits)
 
 
 def _free_key(tx: WriteTx, tenant: str, request: agent_service_pb2.CreateAgentRequest) -> str:

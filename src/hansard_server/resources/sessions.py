@@ -282,4 +282,5 @@ def _replace_fields(
 def _size(view: SessionView) -> int:
     record = view.record
     texts = 4 * (len(record.name) + len(record.description))
-    return texts + len(record.metadata) + len(record.forked_from or b"") + ROW_OVERHEAD_BYTES
+    origins = len(record.forked_from or b"") + len(record.parent or b"")
+    return texts + len(record.metadata) + origins + ROW_OVERHEAD_BYTES

@@ -54,6 +54,7 @@ def to_session(view: SessionView, limits: Limits) -> session_pb2.Session:
         last_sequence=head.last_sequence,
         usage=to_usage(head.usage),
         forked_from=origin if record.forked_from else None,
+        parent=session_pb2.SessionParent.FromString(record.parent) if record.parent else None,
         etag=record.etag,
         created_at=to_timestamp(record.created_at_us),
         updated_at=to_timestamp(record.updated_at_us),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from google.protobuf import struct_pb2
 
 from hansard.v1 import agent_pb2, session_pb2, turn_pb2
-from hansard_server.agents.api import CorporaAccess, SessionFiles, TurnContext
+from hansard_server.agents.api import CorporaAccess, SessionFiles, SubAgents, TurnContext
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import AgentRecord, EventType, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
@@ -16,6 +16,8 @@ MakeFiles = Callable[[SessionRecord], SessionFiles]
 """Returns the files of a session."""
 MakeCorpora = Callable[[str], CorporaAccess]
 """Returns the corpora of a tenant."""
+MakeSubAgents = Callable[[SessionRecord], SubAgents]
+"""Returns the sub-agents of a session."""
 
 
 class ContextLoader:
@@ -26,13 +28,15 @@ class ContextLoader:
         store: Store,
         make_files: MakeFiles,
         make_corpora: MakeCorpora,
+        make_sub_agents: MakeSubAgents,
         *,
         clock: Clock = now_us,
     ) -> None:
-        """Read from `store`; the others open a session's files, and its tenant's corpora."""
+        """Read from `store`; the others open what else a session's agent may use."""
         self._store = store
         self._make_files = make_files
         self._make_corpora = make_corpora
+        self._make_sub_agents = make_sub_agents
         self._clock = clock
 
     async def load(self, turn: TurnRecord) -> TurnContext:
@@ -51,6 +55,7 @@ class ContextLoader:
             now_us=self._clock(),
             turn_id=turn.id,
             compact=_compact(turn),
+            sub_agents=self._make_sub_agents(session),
         )
 
 

@@ -139,6 +139,8 @@ class TurnEngine:
         self.owner = secrets.token_hex(8)
         self.on_given_up: Callable[[], None] = lambda: None
         """Called when this process leaves a turn or a queue to others."""
+        self.on_ended: Callable[[Finished], None] = lambda _: None
+        """Called when this process has ended a turn."""
         self._store = store
         self._feeds = feeds
         self._run_agent = run_agent
@@ -469,6 +471,7 @@ class TurnEngine:
             waiting=turn.status is TurnStatus.REQUIRES_ACTION,
         )
         finished = await self._submit_end(command)
+        self.on_ended(finished)
         if finished.next_turn is not None:
             self.start(finished.next_turn)
         elif self._draining:

@@ -13,6 +13,7 @@ from hansard_server.agents.tools.corpora_search import CorporaSearch
 from hansard_server.agents.tools.document_conversion import DocumentConversion
 from hansard_server.agents.tools.document_index import DocumentIndex
 from hansard_server.agents.tools.image_read import ImageRead
+from hansard_server.agents.tools.sub_agent import SubAgent
 
 # Documents that are indexed wait with those that are converted: so many at a time in all.
 _conversion = DocumentConversion()
@@ -27,5 +28,6 @@ BUILT_IN_TOOLS: Mapping[str, Tool] = {
         _conversion,
         DocumentIndex(_conversion),
         ImageRead(),
+        SubAgent(),
     )
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import ConfiguredTool, Json, Tool, ToolDescription
 from hansard_server.agents.json_text import struct_to_json
+from hansard_server.agents.tools.sub_agent import SUB_AGENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,8 @@ class ToolCatalog:
                     description=configuration.description_template or tool.description,
                     templated=bool(configuration.description_template),
                     override=struct_to_json(configuration.argument_override),
-                    rerun_safe=configuration.rerun_safe,
+                    # Run again, it joins the turn that it began.
+                    rerun_safe=configuration.rerun_safe or kind == SUB_AGENT,
                     configuration=configuration,
                 )
         return found

@@ -112,6 +112,7 @@ sessions = Table(
     Column("request_id", String(128)),
     Column("fingerprint", LargeBinary),
     Column("first_answer", LargeBinary),
+    Column("parent", LargeBinary),
 )
 Index(
     "sessions_by_key",
@@ -569,4 +570,4 @@ schema_versions = Table(
 )
 
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 7
+SCHEMA_MINOR = 8
