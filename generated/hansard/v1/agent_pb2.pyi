@@ -51,6 +51,34 @@ containsKey, keySet, values). No #include, #parse, #evaluate, #macro and #define
 """
 Global___TemplateType: _TypeAlias = TemplateType  # noqa: Y015
 
+class _SubAgentSessionMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubAgentSessionModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubAgentSessionMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUB_AGENT_SESSION_MODE_UNSPECIFIED: _SubAgentSessionMode.ValueType  # 0
+    """The default: EPHEMERAL."""
+    SUB_AGENT_SESSION_MODE_EPHEMERAL: _SubAgentSessionMode.ValueType  # 1
+    """Every call has a new one."""
+    SUB_AGENT_SESSION_MODE_PERSISTENT: _SubAgentSessionMode.ValueType  # 2
+    """All calls of a session have the same one, and come one after the other."""
+    SUB_AGENT_SESSION_MODE_LLM_CONTROLLED: _SubAgentSessionMode.ValueType  # 3
+    """A new one, unless the model names one of an earlier call by the argument `session_key`."""
+
+class SubAgentSessionMode(_SubAgentSessionMode, metaclass=_SubAgentSessionModeEnumTypeWrapper):
+    """Which session a call of a sub-agent has."""
+
+SUB_AGENT_SESSION_MODE_UNSPECIFIED: SubAgentSessionMode.ValueType  # 0
+"""The default: EPHEMERAL."""
+SUB_AGENT_SESSION_MODE_EPHEMERAL: SubAgentSessionMode.ValueType  # 1
+"""Every call has a new one."""
+SUB_AGENT_SESSION_MODE_PERSISTENT: SubAgentSessionMode.ValueType  # 2
+"""All calls of a session have the same one, and come one after the other."""
+SUB_AGENT_SESSION_MODE_LLM_CONTROLLED: SubAgentSessionMode.ValueType  # 3
+"""A new one, unless the model names one of an earlier call by the argument `session_key`."""
+Global___SubAgentSessionMode: _TypeAlias = SubAgentSessionMode  # noqa: Y015
+
 @_typing.final
 class Agent(_message.Message):
     """Who answers in a session: a model, instructions, and the tools that it may use.
@@ -540,6 +568,7 @@ class ToolConfiguration(_message.Message):
     DOCUMENT_CONVERSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_INDEX_FIELD_NUMBER: _builtins.int
     MCP_FIELD_NUMBER: _builtins.int
+    SUB_AGENT_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     description_template: _builtins.str
     """What the model is told of the tool, instead of the tool's own description: a template, at most
@@ -595,9 +624,11 @@ class ToolConfiguration(_message.Message):
 
     @_builtins.property
     def mcp(self) -> Global___McpTool:
-        """A tool of an MCP server.
-        18 and 20 to 29 are kept for: sub_agent.
-        """
+        """A tool of an MCP server."""
+
+    @_builtins.property
+    def sub_agent(self) -> Global___SubAgentTool:
+        """Another agent does a task in a session of its own."""
 
     @_builtins.property
     def client(self) -> Global___ClientTool:
@@ -619,13 +650,14 @@ class ToolConfiguration(_message.Message):
         document_conversion: Global___DocumentConversionTool | None = ...,
         document_index: Global___DocumentIndexTool | None = ...,
         mcp: Global___McpTool | None = ...,
+        sub_agent: Global___SubAgentTool | None = ...,
         client: Global___ClientTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "sub_agent", b"sub_agent", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_timeout", b"action_timeout", "argument_override", b"argument_override", "artifact_create", b"artifact_create", "artifact_grep", b"artifact_grep", "artifact_read", b"artifact_read", "client", b"client", "corpora_search", b"corpora_search", "description_template", b"description_template", "document_conversion", b"document_conversion", "document_index", b"document_index", "image_read", b"image_read", "mcp", b"mcp", "require_approval", b"require_approval", "rerun_safe", b"rerun_safe", "sub_agent", b"sub_agent", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index", "mcp", "client"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["corpora_search", "artifact_read", "artifact_grep", "artifact_create", "image_read", "document_conversion", "document_index", "mcp", "sub_agent", "client"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
@@ -762,6 +794,79 @@ class DocumentIndexTool(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DocumentIndexTool: _TypeAlias = DocumentIndexTool  # noqa: Y015
+
+@_typing.final
+class SubAgentTool(_message.Message):
+    """Another agent of the tenant does a task in a session of its own. The model's arguments are
+    `message` and `session_tti_minutes`; the answer is {agent_key, session_key, turn_id, answer}.
+
+    The session is linked to the call by its `parent`. Its turn is ended with the caller's, and at the
+    time limit (TIMED_OUT); its files stay in it. A turn that fails or is ended is an error of the
+    call. One that waits for an approval or a client, in its own session, keeps the call waiting. After
+    a crash or a drain of the server the call joins the turn that it began.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUB_AGENT_CONFIGURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sub_agent_configuration(self) -> Global___SubAgentConfiguration:
+        """Who does it, and where."""
+
+    def __init__(
+        self,
+        *,
+        sub_agent_configuration: Global___SubAgentConfiguration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sub_agent_configuration", b"sub_agent_configuration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sub_agent_configuration", b"sub_agent_configuration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubAgentTool: _TypeAlias = SubAgentTool  # noqa: Y015
+
+@_typing.final
+class SubAgentConfiguration(_message.Message):
+    """Who does a task, and where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_KEY_FIELD_NUMBER: _builtins.int
+    SESSION_MODE_FIELD_NUMBER: _builtins.int
+    SESSION_METADATA_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    agent_key: _builtins.str
+    """The agent. Sub-agents may have sub-agents, as many levels deep as the server's setting
+    `sub_agent_max_depth` says; past that a call is an error.
+    """
+    session_mode: Global___SubAgentSessionMode.ValueType
+    """Which session a call has."""
+    @_builtins.property
+    def session_metadata(self) -> _struct_pb2.Struct:
+        """The metadata of sessions that are made. The limits of metadata hold."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long a call may take, what it waits for included. Default: the server's setting
+        `sub_agent_max_s`.
+        """
+
+    def __init__(
+        self,
+        *,
+        agent_key: _builtins.str = ...,
+        session_mode: Global___SubAgentSessionMode.ValueType = ...,
+        session_metadata: _struct_pb2.Struct | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session_metadata", b"session_metadata", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_key", b"agent_key", "session_metadata", b"session_metadata", "session_mode", b"session_mode", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubAgentConfiguration: _TypeAlias = SubAgentConfiguration  # noqa: Y015
 
 @_typing.final
 class ClientTool(_message.Message):
