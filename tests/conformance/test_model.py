@@ -14,8 +14,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.invariants import check_store
+from tests.support.pending_commands import PendingRules
 from tests.support.records import AGENT
-from tests.support.store_commands import CommandRules
 from tests.support.store_machine import World
 from tests.support.store_reads import ReadRules
 
@@ -26,7 +26,7 @@ def run(url: str, *, examples: int, steps: int) -> None:
         runner.run(store.write(lambda tx: tx.insert_agent(AGENT, None)))
         try:
             run_state_machine_as_test(
-                type("Machine", (CommandRules, ReadRules), {"world": World(store, runner)}),
+                type("Machine", (PendingRules, ReadRules), {"world": World(store, runner)}),
                 settings=settings(
                     max_examples=examples, stateful_step_count=steps, report_multiple_bugs=False
                 ),

@@ -137,7 +137,12 @@ def awaited(call_id: str, kind: PendingKind = PendingKind.APPROVAL, **changes: A
 
 def await_calls(turn: TurnRecord, *calls: AwaitedCall, **changes: Any) -> AwaitCalls:
     """Return the command that has the turn wait."""
-    return AwaitCalls(turn=ref(turn), calls=calls, **changes)
+    return await_calls_of(ref(turn), *calls, **changes)
+
+
+def await_calls_of(turn: TurnRef, *calls: AwaitedCall, **changes: Any) -> AwaitCalls:
+    """Return the command that has the turn wait."""
+    return AwaitCalls(turn=turn, calls=calls, **changes)
 
 
 def given(call_id: str) -> CallAnswer:
@@ -163,10 +168,11 @@ def answers(*each: CallAnswer, **changes: Any) -> AnswerCalls:
 
 def expire(turn: TurnRecord) -> ExpireCalls:
     """Return the command that closes what the turn has waited for too long."""
+    return expire_of(turn.session_uid, turn.id)
+
+
+def expire_of(session_uid: str, turn_id: str) -> ExpireCalls:
+    """Return the command that closes what the turn has waited for too long."""
     return ExpireCalls(
-        tenant=turn.tenant,
-        session_uid=turn.session_uid,
-        turn_id=turn.id,
-        close=close,
-        lease=LEASE,
+        tenant=TENANT, session_uid=session_uid, turn_id=turn_id, close=close, lease=LEASE
     )

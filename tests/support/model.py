@@ -12,6 +12,7 @@ from typing import Any
 
 from hansard_server.domain.records import EventType, TurnStatus
 
+UNFINISHED = (TurnStatus.RUNNING, TurnStatus.REQUIRES_ACTION)
 Fingerprint = Any
 """What two equal requests have in common; only compared."""
 
@@ -40,6 +41,14 @@ class ModelEvent:
     """The event as it was first read; it must never read otherwise."""
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A call that somebody is asked about: for an APPROVAL or an OUTPUT; `late`: no more."""
+
+    kind: str
+    late: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class ModelTurn:
     """A turn; `error` is the reason of a failure."""
@@ -52,6 +61,8 @@ class ModelTurn:
     usage: tuple[int, int, int] = (0, 0, 0)
     error: str = ""
     attempt: int = 0
+    awaited: dict[Any, Awaited] = field(default_factory=dict)
+    approved: set[Any] = field(default_factory=set)
 
     @property
     def open_calls(self) -> list[ModelEvent]:
@@ -97,7 +108,7 @@ class ModelSession:
     @property
     def running(self) -> ModelTurn | None:
         """The turn that is unfinished."""
-        return next((turn for turn in self.turns if turn.status is TurnStatus.RUNNING), None)
+        return next((turn for turn in self.turns if turn.status in UNFINISHED), None)
 
     @property
     def waiting(self) -> list[ModelTurn]:
@@ -210,7 +221,7 @@ class ModelSession:
         turn = self.turn(turn_id)
         if turn.status is TurnStatus.QUEUED:
             turn.status = TurnStatus.INTERRUPTED
-        elif turn.status is TurnStatus.RUNNING:
+        elif turn.status in UNFINISHED:
             self.interrupt(turn, "the turn was cancelled")
         return turn
 
@@ -234,6 +245,67 @@ class ModelSession:
             self._write(event, turn)
         turn.usage = tuple(a + b for a, b in zip(turn.usage, usage, strict=True))  # type: ignore[assignment]
 
+    def wait(self, turn: ModelTurn, calls: dict[Any, Awaited]) -> None:
+        """Have a running turn wait for somebody to answer these calls."""
+        turn.status = TurnStatus.REQUIRES_ACTION
+        turn.awaited = dict(calls)
+        turn.approved -= calls.keys()
+
+    def answer(
+        self,
+        answers: Sequence[tuple[Any, str]],
+        *,
+        claim: ModelClaim | None = None,
+        expected: int | None = None,
+    ) -> Sent:
+        """Answer (call, OUTPUT, APPROVE or REJECT) what the waiting turn waits for.
+
+        The first event of the answers is None when they are approvals alone.
+        """
+        known = self._claimed("SEND", claim)
+        if known is not None:
+            return Sent(*known, claimed=True)
+        turn = self.running
+        if turn is None or turn.status is not TurnStatus.REQUIRES_ACTION:
+            raise Refused("TOOL_CALL_NOT_PENDING")
+        for call, answer in answers:
+            awaited = turn.awaited.get(call)
+            if awaited is None or awaited.late:
+                raise Refused("TOOL_CALL_NOT_PENDING")
+            if answer not in {"REJECT", {"APPROVAL": "APPROVE", "OUTPUT": "OUTPUT"}[awaited.kind]}:
+                raise Refused("INVALID_REQUEST")
+        self._check_sequence(expected)
+        closed = {call for call, answer in answers if answer != "APPROVE"}
+        turn.approved |= {call for call, answer in answers if answer == "APPROVE"}
+        before = len(turn.events)
+        self._close(turn, closed)
+        for call, _ in answers:
+            del turn.awaited[call]
+        self._go_on(turn)
+        first = turn.events[before] if len(turn.events) > before else None
+        self._claim("SEND", claim, (turn, first))
+        return Sent(turn, first)
+
+    def expire(self, turn: ModelTurn) -> ModelTurn | None:
+        """Close what the turn has waited for too long; return it if it goes on."""
+        late = {call for call, awaited in turn.awaited.items() if awaited.late}
+        if turn.status is not TurnStatus.REQUIRES_ACTION or not late:
+            return None
+        self._close(turn, late)
+        for call in late:
+            del turn.awaited[call]
+        self._go_on(turn)
+        return turn if turn.status is TurnStatus.RUNNING else None
+
+    def _close(self, turn: ModelTurn, calls: set[Any]) -> None:
+        for call in turn.open_calls:
+            if call.call in calls:
+                self._write(ModelEvent(EventType.TOOL_OUTPUT, None, call=call.call), turn)
+
+    def _go_on(self, turn: ModelTurn) -> None:
+        if not turn.awaited:
+            turn.status, turn.attempt = TurnStatus.RUNNING, 1
+
     def finish(
         self,
         turn: ModelTurn,
@@ -248,6 +320,7 @@ class ModelSession:
         for call in turn.open_calls:
             self._write(ModelEvent(EventType.TOOL_OUTPUT, None, call=call.call), turn)
         turn.status, turn.error = status, error
+        turn.awaited, turn.approved = {}, set()
         if start_next:
             self.start_next()
 

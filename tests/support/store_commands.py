@@ -250,6 +250,7 @@ class CommandRules(StoreBase):
             draft,
             status=TurnStatus.INTERRUPTED,
             claim=make.claim(request_id, text) if request_id else None,
+            waiting=turn.status is TurnStatus.REQUIRES_ACTION,
         )
 
         def interrupted() -> None:
@@ -260,7 +261,12 @@ class CommandRules(StoreBase):
 
         self.add(
             command,
-            self.owned(turn, command.turn, lambda: self.finished(turn, interrupted)),
+            self.owned(
+                turn,
+                command.turn,
+                lambda: self.finished(turn, interrupted),
+                waiting=command.waiting,
+            ),
             self.compare_finished,
         )
 

@@ -164,9 +164,18 @@ class StoreBase(RuleBasedStateMachine):
 
         return gone
 
-    def owned(self, turn: ModelTurn, ref: TurnRef, predict: Callable[[], Any]) -> Callable[[], Any]:
+    def owned(
+        self,
+        turn: ModelTurn,
+        ref: TurnRef,
+        predict: Callable[[], Any],
+        *,
+        waiting: bool = False,
+    ) -> Callable[[], Any]:
+        status = TurnStatus.REQUIRES_ACTION if waiting else TurnStatus.RUNNING
+
         def held() -> Any:
-            if turn.status is not TurnStatus.RUNNING or ref.fence != self.held[turn].fence:
+            if turn.status is not status or ref.fence != self.held[turn].fence:
                 raise Refused(LOST)
             return predict()
 
