@@ -264,7 +264,8 @@ class ModelSession:
         """
         known = self._claimed("SEND", claim)
         if known is not None:
-            return Sent(*known, claimed=True)
+            its, first = known
+            return Sent(its, first, claimed=True)
         turn = self.running
         if turn is None or turn.status is not TurnStatus.REQUIRES_ACTION:
             raise Refused("TOOL_CALL_NOT_PENDING")
@@ -295,7 +296,7 @@ class ModelSession:
         for call in late:
             del turn.awaited[call]
         self._go_on(turn)
-        return turn if turn.status is TurnStatus.RUNNING else None
+        return None if turn.awaited else turn
 
     def _close(self, turn: ModelTurn, calls: set[Any]) -> None:
         for call in turn.open_calls:
