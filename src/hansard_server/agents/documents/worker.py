@@ -1,7 +1,8 @@
 """The process that reads one document: `python -I -m …worker SOURCE TARGET SUFFIX LIMITS`.
 
 It limits itself before it looks at a byte of the document. Exit codes: 0 the Markdown stands in
-TARGET; 3 the document can't be read; 4 the library is not installed; anything else: it was stopped.
+TARGET; 3 the document can't be read; 4 the library is not installed; 5 there was not memory
+enough; anything else: it was stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 UNREADABLE = 3
 NOT_INSTALLED = 4
+EXHAUSTED = 5
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 CONVERTERS = {
@@ -59,8 +61,11 @@ def main(arguments: list[str]) -> int:
         with Path(source).open("rb") as document:
             converted = converter.convert(document, StreamInfo(extension=suffix))
         markdown = converted.markdown.encode("utf-8", "replace")
+    except MemoryError:
+        return EXHAUSTED
     except Exception as error:  # noqa: BLE001 - a stranger's file may do anything to the library
         sys.stderr.write(f"{type(error).__name__}"[:_WORDS_MAX_CHARACTERS])
+        sys.stderr.flush()  # the process ends without doing so itself
         return UNREADABLE
     Path(target).write_bytes(markdown)
     return 0
