@@ -113,9 +113,9 @@ def parts(talk: Talk, document: Hostile, data: bytes) -> Iterator[Upload]:
         yield Upload(chunk=data[at : at + MIB])
 
 
-async def convert(running: Running, number: int, document: Hostile) -> event_pb2.ToolOutput:
+async def convert(running: Running, key: str, document: Hostile) -> event_pb2.ToolOutput:
     """Upload the document, have the agent convert it, and return what the tool said."""
-    talk = Talk(running, AGENT, f"{Path(document.filename).suffix[1:]}-{number}")
+    talk = Talk(running, AGENT, key)
     data = await asyncio.to_thread(document.make)
     await talk.open_session()
     event = await running.artifacts.UploadArtifacts(parts(talk, document, data))
@@ -157,13 +157,13 @@ def check_error(document: Hostile, output: event_pb2.ToolOutput) -> None:
     assert not any(word in message for word in ("Traceback", "/tmp", "hansard")), message  # noqa: S108
 
 
-async def in_turn(running: Running, documents: Iterable[Hostile]) -> AsyncIterator[Any]:
+async def in_turn(running: Running, kind: str, documents: Iterable[Hostile]) -> AsyncIterator[Any]:
     """Yield each document with its output, a few of them being converted at a time."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int, document: Hostile) -> tuple[Hostile, event_pb2.ToolOutput]:
         async with places:
-            return document, await convert(running, number, document)
+            return document, await convert(running, f"{kind}-{number}", document)
 
     tasks = [asyncio.create_task(one(n, document)) for n, document in enumerate(documents)]
     for task in asyncio.as_completed(tasks):
@@ -182,12 +182,12 @@ async def run(folder: Path, documents: list[Hostile]) -> None:
             running = Running(server, channel)
             await create_agent(running)
             # What a first conversion leaves behind for good is not the documents' fault.
-            async for _, output in in_turn(running, PLAIN):
+            async for _, output in in_turn(running, "plain", PLAIN):
                 assert not output.error, (output.tool_output_json, served.log)
             before_bytes = watched.rss_bytes()
             watching = asyncio.create_task(watch(watched, address))
             converted, refused = [], []
-            async for document, output in in_turn(running, documents):
+            async for document, output in in_turn(running, "hostile", documents):
                 assert not watching.done(), watching.exception()
                 if output.error:
                     check_error(document, output)
