@@ -29,6 +29,7 @@ from tests.benchmarks.frames import Link, Stream, connect
 AT_A_TIME = 64
 CONNECTIONS = 8
 _OK = 0
+_A2A_PATH = "/lf.a2a.v1.A2AService/SendStreamingMessage"
 _RESOURCE_EXHAUSTED = 8
 _STAMP = re.compile(rb"@(\d+);")
 _NS_PER_MS = 1_000_000
@@ -50,7 +51,7 @@ class Calls:
     def of(self, workload: str) -> tuple[str, Callable[[str], Iterable[bytes]]]:
         """Return the path of a workload's method, and what makes a call's messages of a session.
 
-        For `download` the session is `session_key/artifact_id`.
+        For `download` the session is `session_key/artifact_id`, for `a2a` the request.
         """
         return {
             "append": ("EventService/AppendEvents", self._append),
@@ -59,6 +60,7 @@ class Calls:
             "list": ("EventService/ListEvents", self._list),
             "upload": ("ArtifactService/UploadArtifacts", self._upload_file),
             "download": ("ArtifactService/DownloadArtifact", self._download),
+            "a2a": (_A2A_PATH, lambda request: (bytes.fromhex(request),)),
         }[workload]
 
     def _append(self, session: str) -> Iterable[bytes]:
@@ -166,7 +168,12 @@ async def main(
     path, make = Calls().of(workload)
     metadata = [("authorization", f"Bearer {key}")] if key else []
     many = int(at_a_time)
-    links = await connect(address, f"/hansard.v1.{path}", metadata, count=min(CONNECTIONS, many))
+    links = await connect(
+        address,
+        path if path.startswith("/") else f"/hansard.v1.{path}",
+        metadata,
+        count=min(CONNECTIONS, many),
+    )
     run_numbers = count()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         keys = [place] if place else session_keys(workload, next(run_numbers))

@@ -16,6 +16,7 @@ from typing import Any
 
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 120.0
+_FILL_SECONDS = 300.0
 _HERE = Path(__file__).parent
 
 
@@ -27,6 +28,7 @@ class Served:
     pid: int
     key: str = ""
     http_address: str = ""
+    request: str = ""
 
     @property
     def pids(self) -> list[int]:
@@ -72,6 +74,13 @@ def serve_bare(folder: Path) -> Iterator[Served]:
         yield served
 
 
+@contextmanager
+def serve_a2a(folder: Path, python: Path, url: str) -> Iterator[tuple[str, str]]:
+    """Give the address of a2a-sdk's server, and a request for it as hexadecimal text."""
+    with _started(folder, [str(_HERE / "a2a_server.py"), url], python=str(python)) as served:
+        yield served.address, served.request
+
+
 class Client:
     """A client process that makes calls when told to."""
 
@@ -85,10 +94,10 @@ class Client:
         self._process.stdin.write(f"{seconds} {uncounted_s}\n" if uncounted_s else f"{seconds}\n")
         self._process.stdin.flush()
 
-    def result(self) -> dict[str, Any]:
+    def result(self, patience_s: float = _ANSWER_SECONDS) -> dict[str, Any]:
         """Wait, and return what it counted."""
         assert self._process.stdout is not None
-        come, _, _ = select.select([self._process.stdout], [], [], _ANSWER_SECONDS)
+        come, _, _ = select.select([self._process.stdout], [], [], patience_s)
         assert come, "the client does not answer"
         line = self._process.stdout.readline()
         assert line, "the client has ended"
@@ -114,13 +123,21 @@ def watchers(address: str, count: int, session: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _client(script: str, *arguments: str) -> Iterator[Client]:
+def peer(python: Path, what: str, url: str, length: int) -> Iterator[Client]:
+    """Give a library at work in a process of its own, its session filled; see peer_client."""
+    with _client("peer_client.py", what, url, str(length), python=str(python)) as client:
+        client.result(_FILL_SECONDS)
+        yield client
+
+
+@contextmanager
+def _client(script: str, *arguments: str, python: str = "") -> Iterator[Client]:
     with subprocess.Popen(
-        [sys.executable, str(_HERE / script), *arguments],
+        [python or sys.executable, str(_HERE / script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=own_environment(),
+        env=own_environment(python),
     ) as process:
         try:
             yield Client(process)
@@ -160,18 +177,26 @@ def memory_mib(pid: int) -> float:
 
 
 @contextmanager
-def _started(folder: Path, command: Sequence[str]) -> Iterator[Served]:
+def _started(folder: Path, command: Sequence[str], *, python: str = "") -> Iterator[Served]:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, *command], stderr=output, stdin=subprocess.PIPE, env=own_environment()
+            [python or sys.executable, *command],
+            stderr=output,
+            stdin=subprocess.PIPE,
+            env=own_environment(python),
         ) as process,
     ):
         try:
             entry = _serving(process, log)
-            yield Served(entry["address"], process.pid, http_address=entry.get("http", ""))
+            yield Served(
+                entry["address"],
+                process.pid,
+                http_address=entry.get("http", ""),
+                request=entry.get("request", ""),
+            )
         finally:
             process.terminate()
             try:
@@ -194,6 +219,8 @@ def _serving(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
     raise AssertionError(f"the server does not serve:\n{log.read_text()}")
 
 
-def own_environment() -> dict[str, str]:
-    """Return the environment in which a process imports what this one does."""
+def own_environment(python: str = "") -> dict[str, str]:
+    """Return the environment for a process that imports what this one does, or another Python."""
+    if python:
+        return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,8 +16,10 @@ import grpc
 import pytest
 
 from hansard.v1 import agent_pb2, artifact_service_pb2_grpc
+from tests.benchmarks import messages
 from tests.benchmarks.fill import Filler
-from tests.benchmarks.load_client import AT_A_TIME, session_keys
+from tests.benchmarks.frames import framed
+from tests.benchmarks.load_client import AT_A_TIME, CONNECTIONS, session_keys
 from tests.benchmarks.measure import AGAIN, QUICK, ROUNDS, Report, to_table
 from tests.benchmarks.messages import CLOCK_KEY, FILE_BYTES, Upload, UploadRequest
 from tests.benchmarks.processes import (
@@ -222,3 +228,43 @@ def _postmaster(server: PostgresServer) -> int:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         assert row is not None
         return int(Path(f"/proc/{row[0]}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_the_client_hides_nothing(subjects: dict[str, Subject], report: Report) -> None:
+    """Our client beside h2load, which is in C, and can only send one request again and again."""
+    program = shutil.which("h2load")
+    if program is None:
+        pytest.skip("h2load is not installed (Debian: nghttp2-client)")
+    work = WORKS["list"]
+    bare = subjects[BARE]
+    rounds = []
+    with _client(bare, work) as ours:
+        measured = _measure(bare, ours)
+        for _ in range(ROUNDS):
+            measured = _measure(bare, ours)
+            rounds.append({"ours": measured.figure(work), "h2load": _h2load(program, bare.served)})
+    notes = {"ours": measured.notes()}
+    report.add(to_table("ListEvents of bare, by two clients", "per s", "ours", rounds, notes))
+
+
+def _h2load(program: str, served: Served) -> float:
+    """Return how many calls a second it makes."""
+    path = "/hansard.v1.EventService/ListEvents"
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(framed(messages.list_events(LISTED).SerializeToString()))
+        file.flush()
+        shown = subprocess.run(
+            [
+                *(program, "--clients", str(CONNECTIONS)),
+                *("--max-concurrent-streams", str(AT_A_TIME // CONNECTIONS)),
+                *("--duration", str(max(1, round(SECONDS))), "--data", file.name),
+                *("--header", "te: trailers", "--header", "content-type: application/grpc"),
+                f"http://{served.address}{path}",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    found = re.search(r"finished in .*?, ([0-9.]+) req/s", shown)
+    assert found is not None, shown
+    return float(found[1])
