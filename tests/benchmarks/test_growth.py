@@ -163,7 +163,9 @@ def of_sessions(
             bulk.close()
             filler.close()
             folder: Path = tmp_path_factory.mktemp("server")
-            served = stack.enter_context(serve(folder, url))
+            # Else an agent gets 100 sessions a second.
+            options = ("--set", "agent_max_sessions_per_s=0")
+            served = stack.enter_context(serve(folder, url, *options))
             channel = stack.enter_context(grpc.insecure_channel(served.address))
             callers[size] = Caller(channel)
         yield callers
