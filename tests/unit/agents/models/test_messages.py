@@ -55,6 +55,7 @@ class Talk:
             signature=sign(content) if self.provider == "anthropic" else "",
             part_id="reasoning_content" if self.provider == "openai" else "",
             details=details,
+            characters=str(len(content)),
         )
         return self.add(thinking=event_pb2.Thinking(content=content, provider_data=data))
 
@@ -207,6 +208,18 @@ async def test_a_long_thought_in_two_events_comes_back_whole(maker: BodyMaker) -
     talk.think("First half, second half.").say("Done.")
     talk.events[-2].thinking.content = "second half."
     assert "First half, second half." in json.dumps(await body_of(maker, talk))
+
+
+async def test_a_thought_that_is_not_whole_any_more_is_left_out(maker: BodyMaker) -> None:
+    talk = Talk(maker.provider).ask("Think")
+    talk.think("First half, second half.").say("Done.").ask("More")
+    talk.events[1].thinking.content = "second half."
+    body = await body_of(maker, talk)
+    assert "second half" not in json.dumps(body)
+    # One that nobody signed is not the beginning of the next.
+    talk.events[1].thinking.provider_data = b""
+    talk.events[2:2] = Talk(maker.provider).think("Another.", "r2").events
+    assert "second half" not in json.dumps(await body_of(maker, talk))
 
 
 async def test_images_come_after_all_outputs(maker: BodyMaker) -> None:

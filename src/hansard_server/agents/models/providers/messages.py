@@ -140,13 +140,20 @@ class _Reader:
     def _think(self, place: int, event: event_pb2.Event) -> None:
         thinking = event.thinking
         data = self._own(thinking.provider_data)
-        content = self._begun.pop(event.turn_id, "") + thinking.content
+        begun = self._begun.pop(event.turn_id, "")
+        content = begun + thinking.content
         if data is None:
             # Without its signature nobody takes it. The beginning of a long thought, which became
             # several events, has it in its last one.
             if not thinking.provider_data and not thinking.partial:
                 self._begun = {event.turn_id: content}
             return
+        if data.characters and data.characters != str(len(content)):
+            # What stands before it is another thought, or its own beginning was hidden: then the
+            # signature is good for nothing any more.
+            content = thinking.content
+            if data.characters != str(len(content)):
+                return
         answer = self._answer(event, thinking.provider_data)
         if data.kind == "text":
             answer.parts.extend(self._texts(content, thinking.provider_data))

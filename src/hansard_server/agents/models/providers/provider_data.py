@@ -23,6 +23,7 @@ class ProviderData:
         part_id: the provider's own name of the part, or of its kind.
         details: anything else, as JSON.
         call_id: the provider's id of a tool call.
+        characters: how long a thought is, in decimal: its signature is good for the whole of it.
     """
 
     provider: str
@@ -32,6 +33,7 @@ class ProviderData:
     part_id: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     call_id: str = ""
+    characters: str = ""
 
 
 _NAMES = {
@@ -42,6 +44,7 @@ _NAMES = {
     "part_id": "i",
     "details": "d",
     "call_id": "c",
+    "characters": "n",
 }
 
 

@@ -109,7 +109,11 @@ class StreamReader:
     def _end(self, part: ModelResponsePart) -> Iterator[Part]:
         if isinstance(part, ThinkingPart):
             data = self._data(
-                part, "thinking", signature=part.signature or "", part_id=part.id or ""
+                part,
+                "thinking",
+                signature=part.signature or "",
+                part_id=part.id or "",
+                characters=str(len(part.content)),
             )
             if part.content or part.signature:
                 yield TextEnd(data)
