@@ -33,7 +33,7 @@ _PIECE_TOKENS = 100_000
 """How much of a conversation is summarised at a time, if nobody knows how much the model takes."""
 _EVENT_MAX_BYTES = 16 * 1024
 _SUMMARY_SHARE = 4
-_SHRINKS = 4
+_PIECE_LEAST_TOKENS = 500
 
 
 class SummaryMaker:
@@ -71,14 +71,14 @@ class SummaryMaker:
         `wish`: what it should keep, in words for the model. Raises ModelFailed.
         """
         room = self._room_tokens
-        for attempt in range(_SHRINKS + 1):
+        while True:
             try:
                 return await self._make(units, wish, room)
             except ContextOverflow:
-                if attempt == _SHRINKS:
+                # Its numbers are the provider's, and pieces are cut by ours.
+                room = min(room, self.count(units)) // 2
+                if room < _PIECE_LEAST_TOKENS:
                     raise
-                room //= 2
-        raise AssertionError
 
     async def _make(self, units: Sequence[Unit], wish: str, room: int) -> tuple[str, int]:
         summary = ""
