@@ -23,10 +23,9 @@ EVENTS = 100_000
 FEW_EVENTS = 10
 PAGE = 100
 LIMIT = 1.5
-HISTORY_EVENTS = 256
 # A session that is written to does not stay short: each call has its own.
 SHORT_SESSIONS = 2 * (2 * ROUNDS * CALLS + 10)
-LONG, FULL, SHORT = "long", "full", "short-{}"
+LONG, SHORT = "long", "short-{}"
 ORDERS = {
     "ascending": paging_pb2.SORT_ORDER_ASCENDING,
     "descending": paging_pb2.SORT_ORDER_DESCENDING,
@@ -99,10 +98,9 @@ class Events:
 
 @pytest.fixture(scope="module")
 def events(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Events]:
-    """Give a long session, many short ones, and one that has just filled the model's history."""
+    """Give a long session, and many short ones."""
     filler = Filler(store_url)
     filler.add_sessions([LONG], events_each=EVENTS)
-    filler.add_sessions([FULL], events_each=HISTORY_EVENTS)
     filler.add_sessions(map(SHORT.format, range(SHORT_SESSIONS)), events_each=FEW_EVENTS)
     filler.close()
     with (
@@ -160,26 +158,16 @@ def test_an_append_costs_the_same(events: Events, database: str, report: Report)
     table.check(LIMIT)
 
 
-def test_a_turn_costs_the_same_once_the_history_is_full(
-    events: Events, database: str, report: Report
-) -> None:
-    table = compare(
-        f"{database}: SendEvent, a turn whose model gets {HISTORY_EVENTS:,} events",
-        (f"session of {HISTORY_EVENTS:,}", partial(events.send, lambda: FULL)),
-        {f"session of {EVENTS:,}": partial(events.send, lambda: LONG)},
-    )
-    report.add(table)
-    table.check(LIMIT)
-
-
-def test_a_turn_with_a_full_history(events: Events, database: str, report: Report) -> None:
-    # No limit: what a model gets costs what it costs to read, and a short session has little of it.
+def test_a_turn_costs_the_same(events: Events, database: str, report: Report) -> None:
+    # As far as its model needs to know nothing of what was said before; one that does pays for
+    # what it reads.
     table = compare(
         f"{database}: SendEvent, a turn",
         (f"session of {FEW_EVENTS}", partial(events.send, events.short_key)),
         {f"session of {EVENTS:,}": partial(events.send, lambda: LONG)},
     )
     report.add(table)
+    table.check(LIMIT)
 
 
 def _time(sequence: int) -> Timestamp:

@@ -158,8 +158,9 @@ async def test_an_input_that_no_model_takes_ends_the_turn() -> None:
 
 
 async def test_by_threshold_the_beginning_is_summarised() -> None:
-    model, recorder = Counts(8_000), recorder_of(20)
-    await turn(model, recorder, agent_pb2.CompactionSettings(keep_recent_inputs=3))
+    model, recorder = Counts(10_000), recorder_of(20)
+    settings = agent_pb2.CompactionSettings(keep_recent_inputs=3, threshold_percent=60)
+    await turn(model, recorder, settings)
     asked, answered = model.requests
     assert asked.tools == ()
     summarised = [event.sequence for event in asked.summary_of]
