@@ -34,8 +34,10 @@ async def drain(stream: Any) -> list[Any]:
 
 @pytest.mark.parametrize("place", [*PLACES, "while the model works"])
 async def test_a_killed_compaction_happens_once(store_url: str, tmp_path: Path, place: str) -> None:
-    arguments = ("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path), "--store", store_url)
-    arguments = (*arguments, "--set", "lease_s=1")
+    arguments = [
+        *("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path)),
+        *("--store", store_url, "--set", "lease_s=1"),
+    ]
     server: Any = None
     with serve_process(*arguments) as process:
         address = str(process.wait_for("serving")["address"])

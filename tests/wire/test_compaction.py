@@ -244,7 +244,8 @@ async def test_watchers_hear_of_each_hidden_event(hansard: Running) -> None:
     source = aiter(watch)
     assert (await anext(source)).HasField("caught_up")
     await compacted(talk)
-    event, changed = None, []
+    event: event_pb2.Event | None = None
+    changed: list[event_pb2.Event] = []
     while len(changed) < 300:
         response = await anext(source)
         if response.HasField("event"):
