@@ -304,6 +304,7 @@ class Server:
                 step_max_s=settings.model_step_max_s,
                 model_retries=settings.model_max_retries,
                 action_timeout_s=settings.action_timeout_s,
+                heartbeat_s=settings.runtime_heartbeat_s,
             ),
         )
         self._closers.add("agents", runner.close)

@@ -289,6 +289,14 @@ class Settings(BaseSettings):
         "([TOOLS.md](docs/TOOLS.md)).",
         unit="TOML file",
     )
+    runtime_heartbeat_s: float = _setting(
+        10.0,
+        "How often an agent elsewhere must say something; after three times as long it is called "
+        "again.",
+        unit="s",
+        ge=0.1,
+        le=600,
+    )
 
     session_max_events: int = _setting(
         0, "Events of one session; a turn that runs may go beyond. 0: any.", unit="events", ge=0

@@ -45,6 +45,14 @@ def build(language: str) -> Program:
     return make.program(folder, tools)
 
 
+def build_agent(language: str) -> Program:
+    """Return the agent of a language, which stands beside its client."""
+    client = build(language)
+    *words, path = client.command
+    agent = Path(path).with_stem("agent")
+    return Program((*words, str(agent)), client.environment)
+
+
 def _state(language: str) -> str:
     digest = hashlib.sha256(IMAGE.read_bytes())
     digest.update(Path(__file__).read_bytes())
@@ -133,3 +141,5 @@ BUILDERS: dict[str, Language] = {
     "java": Language(("java", "javac", "mvn", "buf"), _build_java, _java_program),
 }
 LANGUAGES: Sequence[str] = tuple(BUILDERS)
+AGENTS: Sequence[str] = ("python", "typescript")
+"""The languages with an agent that runs elsewhere."""

@@ -112,12 +112,13 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     # Who answers, here or elsewhere: it alone knows all that an agent may have.
     "hansard_server.agents.running": (
-        *("hansard_server.agents", "hansard_server.agents.mcp", "MESSAGES"),
+        *("hansard_server.agents", "hansard_server.agents.mcp", "hansard_server.agents.remote"),
+        "MESSAGES",
     ),
     # The client of agents that run elsewhere.
     "hansard_server.agents.remote": (
         *("hansard_server.agents", "hansard_server.domain", "MESSAGES", "WATCHED"),
-        "GRPC",
+        *("GRPC", "protovalidate"),
     ),
     "hansard_server.resources": ("CORE", "MESSAGES", "WATCHED", "re2"),
     "hansard_server.turns": (

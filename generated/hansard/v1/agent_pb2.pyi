@@ -122,6 +122,7 @@ class Agent(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    REMOTE_RUNTIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The agent's key, unique in its tenant: 1 to 50 of the characters 0-9 a-z A-Z _ -."""
     uid: _builtins.str
@@ -136,7 +137,9 @@ class Agent(_message.Message):
     """Changes with every update. Given in an update, it must match (ETAG_MISMATCH)."""
     @_builtins.property
     def model(self) -> Global___Model:
-        """The model that answers."""
+        """The model that answers. With `remote_runtime` it does not; its `retry` says how often the runtime
+        is called again.
+        """
 
     @_builtins.property
     def first_step(self) -> Global___Step:
@@ -167,6 +170,10 @@ class Agent(_message.Message):
         the model is then left out, the oldest first.
         """
 
+    @_builtins.property
+    def remote_runtime(self) -> Global___RemoteRuntime:
+        """Who answers instead of the model: an agent that runs elsewhere. Unset: the model answers."""
+
     def __init__(
         self,
         *,
@@ -183,10 +190,11 @@ class Agent(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         compaction: Global___CompactionSettings | None = ...,
+        remote_runtime: Global___RemoteRuntime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model", "remote_runtime", b"remote_runtime", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "tool_configurations", b"tool_configurations", "uid", b"uid", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "created_at", b"created_at", "description", b"description", "enabled", b"enabled", "etag", b"etag", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "remote_runtime", b"remote_runtime", "tool_configurations", b"tool_configurations", "uid", b"uid", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
@@ -257,6 +265,37 @@ class CompactionSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_tokens) -> _WhichOneofReturnType__threshold_tokens | None: ...
 
 Global___CompactionSettings: _TypeAlias = CompactionSettings  # noqa: Y015
+
+@_typing.final
+class RemoteRuntime(_message.Message):
+    """An agent that runs elsewhere: a server that implements hansard.runtime.v1.AgentRuntimeService."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    runtime: _builtins.str
+    """The server: a name that the server's settings know (`connections`), or a URL (grpcs://host:port
+    with TLS, grpc://host:port without), which must be on the list of what Hansard may call (setting
+    `outgoing_allow`). What is called by a URL gets no credentials; those stand in the settings.
+    """
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """How long it may take to answer. Default: 1 hour."""
+
+    def __init__(
+        self,
+        *,
+        runtime: _builtins.str = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "runtime", b"runtime"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoteRuntime: _TypeAlias = RemoteRuntime  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):

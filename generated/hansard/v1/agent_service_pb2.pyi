@@ -60,6 +60,7 @@ class CreateAgentRequest(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     COMPACTION_FIELD_NUMBER: _builtins.int
+    REMOTE_RUNTIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The agent's key; left out, it is made from the name, with the prefix `agt_`."""
     name: _builtins.str
@@ -93,6 +94,10 @@ class CreateAgentRequest(_message.Message):
     def compaction(self) -> _agent_pb2.CompactionSettings:
         """When the beginning of a conversation is summarised by itself. Unset: never."""
 
+    @_builtins.property
+    def remote_runtime(self) -> _agent_pb2.RemoteRuntime:
+        """Who answers instead of the model: an agent that runs elsewhere."""
+
     def __init__(
         self,
         *,
@@ -106,10 +111,11 @@ class CreateAgentRequest(_message.Message):
         enabled: _builtins.bool | None = ...,
         request_id: _builtins.str = ...,
         compaction: _agent_pb2.CompactionSettings | None = ...,
+        remote_runtime: _agent_pb2.RemoteRuntime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "enabled", b"enabled", "first_step", b"first_step", "metadata", b"metadata", "model", b"model", "remote_runtime", b"remote_runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "description", b"description", "enabled", b"enabled", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "request_id", b"request_id", "tool_configurations", b"tool_configurations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "compaction", b"compaction", "description", b"description", "enabled", b"enabled", "first_step", b"first_step", "key", b"key", "metadata", b"metadata", "model", b"model", "name", b"name", "remote_runtime", b"remote_runtime", "request_id", b"request_id", "tool_configurations", b"tool_configurations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
@@ -241,9 +247,9 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What is replaced: name, description, model, first_step, tool_configurations, compaction, metadata,
-        enabled, or `tool_configurations.<name>` for one tool (removed when the agent above has none of that
-        name). An empty mask and unknown paths are INVALID_REQUEST.
+        """What is replaced: name, description, model, first_step, tool_configurations, compaction,
+        remote_runtime, metadata, enabled, or `tool_configurations.<name>` for one tool (removed when the
+        agent above has none of that name). An empty mask and unknown paths are INVALID_REQUEST.
         """
 
     def __init__(

@@ -115,6 +115,11 @@ def _check_tools(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
 
 
 def _check_outside(agent: agent_pb2.Agent, outside: Outside) -> Iterator[FieldViolation]:
+    if agent.HasField("remote_runtime"):
+        try:
+            outside.runtime(agent.remote_runtime.runtime)
+        except UnknownConnection as error:
+            yield FieldViolation("remote_runtime.runtime", str(error))
     for name in sorted(agent.tool_configurations):
         configuration = agent.tool_configurations[name]
         if configuration.WhichOneof("tool") == "mcp":

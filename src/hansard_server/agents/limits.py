@@ -28,6 +28,7 @@ class AgentLimits:
         history_max_bytes: the events that a model gets, together.
         compaction_max_events: events that are summarised at once; of more the oldest.
         compaction_max_bytes: the same in bytes.
+        heartbeat_s: how often an agent elsewhere and this server say something at least.
         settle_s: how long a finished text may wait for the model's next part, in seconds, before
             it is written by itself.
     """
@@ -44,6 +45,7 @@ class AgentLimits:
     history_max_bytes: int = 4 * MIB
     compaction_max_events: int = 20_000
     compaction_max_bytes: int = 32 * MIB
+    heartbeat_s: float = 10.0
     settle_s: float = 0.005
 
     @property

@@ -32,8 +32,17 @@ class AgentRunner:
         self._toolbox: McpToolbox | None = None
 
     async def run(self, context: TurnContext, recorder: TurnRecorder) -> None:
-        """Answer the turn's input; see run_agent for what it raises."""
+        """Answer the turn's input; see run_agent and run_remote for what they raise."""
         async with self._tools_of(context.agent) as tools:
+            # What was said is summarised by the agent's model in any case.
+            if context.agent.HasField("remote_runtime") and context.compact is None:
+                # Only those who have agents elsewhere need it.
+                from hansard_server.agents.remote.runner import run_remote  # noqa: PLC0415
+
+                await run_remote(
+                    context, recorder, tools=tools, outside=self.outside, limits=self.limits
+                )
+                return
             await run_agent(context, recorder, models=self.models, tools=tools, limits=self.limits)
 
     async def close(self) -> None:

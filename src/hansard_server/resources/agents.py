@@ -31,13 +31,16 @@ from hansard_server.resources.paging import Page, PageTokens
 _UPDATABLE = frozenset(
     {
         *("name", "description", "model", "first_step", "tool_configurations"),
-        *("compaction", "metadata", "enabled"),
+        *("compaction", "remote_runtime", "metadata", "enabled"),
     }
 )
 _TOOLS = "tool_configurations"
 _TOOLS_MAX = 128
-_CONFIGURATION: tuple[Literal["model", "first_step", "tool_configurations", "compaction"], ...] = (
-    *("model", "first_step", "tool_configurations", "compaction"),
+_Configuration = Literal[
+    "model", "first_step", "tool_configurations", "compaction", "remote_runtime"
+]
+_CONFIGURATION: tuple[_Configuration, ...] = (
+    *("model", "first_step", "tool_configurations", "compaction", "remote_runtime"),
 )
 _KEY_TRIES = 8
 
@@ -83,6 +86,7 @@ class Agents:
             first_step=request.first_step if request.HasField("first_step") else None,
             tool_configurations=request.tool_configurations,
             compaction=request.compaction if request.HasField("compaction") else None,
+            remote_runtime=request.remote_runtime if request.HasField("remote_runtime") else None,
             metadata=request.metadata,
             enabled=request.enabled,
         )
@@ -238,6 +242,7 @@ def _pack(agent: agent_pb2.Agent) -> bytes:
         first_step=agent.first_step if agent.HasField("first_step") else None,
         tool_configurations=agent.tool_configurations,
         compaction=agent.compaction if agent.HasField("compaction") else None,
+        remote_runtime=agent.remote_runtime if agent.HasField("remote_runtime") else None,
     )
     return stored.SerializeToString(deterministic=True)
 
@@ -271,6 +276,8 @@ def _replace_configuration(
         agent.first_step.CopyFrom(body.first_step)
     if "compaction" in paths and body.HasField("compaction"):
         agent.compaction.CopyFrom(body.compaction)
+    if "remote_runtime" in paths and body.HasField("remote_runtime"):
+        agent.remote_runtime.CopyFrom(body.remote_runtime)
     named = {path.partition(".")[2] for path in paths if "." in path}
     for name in named - set(body.tool_configurations):
         agent.tool_configurations.pop(name, None)

@@ -1,0 +1,1 @@
+"""Agents that run elsewhere: the client of hansard.runtime.v1.AgentRuntimeService."""
