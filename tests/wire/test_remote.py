@@ -461,6 +461,8 @@ async def test_call_that_breaks_is_made_again_from_the_last_stored_event(
         kinds = [event.WhichOneof("payload") for event in second.history]
         assert kinds == ["input_message", "thinking"]
         assert [e.WhichOneof("payload") for e in stored(responses)] == [*kinds, "agent_output"]
+        # What was shown before, and not stored, is no part of it.
+        assert stored(responses)[-1].agent_output.content == "All is wéll 🙂."
         assert first.start.turn_id == second.start.turn_id
 
 

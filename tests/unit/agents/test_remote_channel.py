@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +13,14 @@ import grpc.aio
 import pytest
 
 from hansard_server.agents.connections import Connections, Outside, Runtime, UnknownConnection
-from hansard_server.agents.outgoing import AddressRefused, AddressUnknown, parse_rules
+from hansard_server.agents.outgoing import (
+    AddressRefused,
+    AddressUnknown,
+    OutgoingGuard,
+    parse_rules,
+)
 from hansard_server.agents.remote.channel import Options, metadata_of, open_channel
+from tests.support.certificates import Authority
 
 PUBLIC = "93.184.215.14"
 NAMES: dict[str, Sequence[str]] = {
@@ -93,9 +101,38 @@ async def test_addresses_are_dialled_and_the_name_is_what_the_certificate_is_for
     dialled = await call("grpcs://Agents.Example.com.", "*.example.com")
     assert dialled.target == f"ipv4:{PUBLIC}:443,93.184.215.15:443"
     assert dialled.secure
-    assert dialled.options["grpc.ssl_target_name_override"] == "agents.example.com"
     assert dialled.options["grpc.default_authority"] == "agents.example.com:443"
     assert dialled.options["grpc.enable_http_proxy"] == 0
+
+
+async def test_certificate_that_is_the_addresss_and_not_the_names_is_refused(
+    tmp_path: Path,
+) -> None:
+    authority = Authority("authority")
+    issued = authority.issue()
+    (tmp_path / "ca.pem").write_bytes(authority.certificate)
+    server = grpc.aio.server()
+    credentials = grpc.ssl_server_credentials([(issued.key, issued.certificate)])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        for host, ends in (("127.0.0.1", "READY"), ("loop.example.com", "TRANSIENT_FAILURE")):
+            runtime = Runtime(url=f"grpcs://{host}:{port}", ca_file=tmp_path / "ca.pem")
+            guard = OutgoingGuard(parse_rules("127.0.0.0/8:*"), resolve=resolve(NAMES))
+            async with open_channel(guard, runtime, message_max_bytes=1_000) as channel:
+                assert await settled(channel) == ends
+    finally:
+        await server.stop(0)
+
+
+async def settled(channel: grpc.aio.Channel) -> str:
+    """Return what becomes of the first attempt to connect."""
+    async with asyncio.timeout(60):
+        while True:
+            state = channel.get_state(try_to_connect=True)
+            if state.name in {"READY", "TRANSIENT_FAILURE"}:
+                return str(state.name)
+            await channel.wait_for_state_change(state)
 
 
 async def test_without_tls_only_when_the_url_says_so() -> None:

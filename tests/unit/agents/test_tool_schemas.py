@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +95,24 @@ def test_reference_that_leads_nowhere_is_refused() -> None:
 
 
 def test_nothing_is_fetched_when_the_schema_was_not_looked_at_before() -> None:
-    with pytest.raises(BadSchema):
-        find_errors({"a": 1}, {"properties": {"a": {"$ref": "http://127.0.0.1:1/schema"}}})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Whoever asked would be let in, and heard of.
+        listener.settimeout(0.1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/schema"
+        caught: list[BaseException] = []
+
+        def check() -> None:
+            try:
+                find_errors({"a": 1}, {"properties": {"a": {"$ref": url}}})
+            except BadSchema as error:
+                caught.append(error)
+
+        checking = threading.Thread(target=check, daemon=True)
+        checking.start()
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        checking.join(60)
+        assert len(caught) == 1
 
 
 def test_pattern_that_is_not_known_is_left_to_the_server() -> None:

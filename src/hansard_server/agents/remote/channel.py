@@ -66,9 +66,8 @@ def _target(addresses: Sequence[str], port: int) -> str:
 
 def _options(url: Url, message_max_bytes: int) -> Options:
     return (
-        ("grpc.default_authority", url.authority),
         # The certificate is the name's, not that of the address.
-        ("grpc.ssl_target_name_override", url.host),
+        ("grpc.default_authority", url.authority),
         ("grpc.max_receive_message_length", message_max_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.enable_http_proxy", 0),
