@@ -80,6 +80,7 @@ class MemoryFiles:
         artifact_id = self.add(filename, data, mime_type or "text/plain")
         artifact = self._files[artifact_id][0]
         artifact.description = description
+        artifact.source = artifact_pb2.ARTIFACT_SOURCE_TOOL
         record: Any = None
         return NewFile(artifact, record)
 

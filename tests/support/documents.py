@@ -12,6 +12,8 @@ import pptx
 from fpdf import FPDF
 from PIL import Image
 
+# The fonts that every PDF reader has know no typographic quotes and dashes.
+_LATIN = str.maketrans({"\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{EN DASH}": "-"})
 DOCX_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
@@ -32,6 +34,30 @@ def make_docx(title: str, *paragraphs: str) -> bytes:
     document.add_heading(title, 1)
     for paragraph in paragraphs:
         document.add_paragraph(paragraph)
+    return _saved(document)
+
+
+def make_pdf_of(blocks: Sequence[str]) -> bytes:
+    """Return a PDF of headings (`# …`) and paragraphs."""
+    pdf = FPDF()
+    pdf.add_page()
+    for block in blocks:
+        heading = block.startswith("#")
+        pdf.set_font("Helvetica", style="B" if heading else "", size=14 if heading else 11)
+        pdf.multi_cell(0, 6, block.lstrip("# ").translate(_LATIN), new_x="LMARGIN", new_y="NEXT")
+        pdf.ln(3)
+    return bytes(pdf.output())
+
+
+def make_docx_of(blocks: Sequence[str]) -> bytes:
+    """Return a Word document of headings (`# …`) and paragraphs."""
+    document = docx.Document()
+    for block in blocks:
+        level = len(block) - len(block.lstrip("#"))
+        if level:
+            document.add_heading(block.lstrip("# "), level)
+        else:
+            document.add_paragraph(block)
     return _saved(document)
 
 

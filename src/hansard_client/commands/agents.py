@@ -60,7 +60,8 @@ def _create(
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     model: Annotated[str, typer.Option(help="Default: hansard/extractive.")] = "",
     tool: Annotated[
-        list[str] | None, typer.Option(help="artifact_read, artifact_grep; may be repeated.")
+        list[str] | None,
+        typer.Option(help="artifact_grep, artifact_read, document_conversion …; may be repeated."),
     ] = None,
     instruction: Annotated[str, typer.Option(help="What the model is told.")] = "",
 ) -> None:

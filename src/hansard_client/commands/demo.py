@@ -70,7 +70,7 @@ class Demo:
                 name="Librarian",
                 description="Answers by quoting the files of the session.",
                 model="hansard/extractive",
-                tools=["artifact_grep", "artifact_read"],
+                tools=["artifact_grep", "artifact_read", "document_conversion"],
             )
         except AgentAlreadyExists:
             return False

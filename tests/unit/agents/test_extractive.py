@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.models.ranking import STOP_WORDS, content_terms
+from hansard_server.agents.models.conversation import read_beginning
+from hansard_server.agents.models.indexing import is_request
+from hansard_server.agents.models.question import STOP_WORDS, content_terms
 from hansard_server.domain.words import stem, words
 from tests.support.agents import MemoryFiles, MemoryRecorder, make_agent, message, run_turn
+from tests.support.documents import DOCX_TYPE, make_docx
 
 TOOLS = ("artifact_grep", "artifact_read")
 
@@ -111,19 +114,19 @@ async def test_it_plans_and_uses_its_tools_for_real() -> None:
 
 async def test_it_says_when_nothing_fits() -> None:
     record = await ask("What is the boiling point of tungsten?", library=library())
-    assert record.texts("agent_output")[0].startswith("Nothing in the 3 files that I searched fits")
+    assert record.texts("agent_output")[0].startswith("I do not know. Nothing in the 3 files")
 
 
 async def test_one_common_word_is_not_a_fit() -> None:
     record = await ask("Which paragraph covers submarine insurance in Norway?", library=library())
-    assert record.texts("agent_output")[0].startswith("Nothing in the")
+    assert record.texts("agent_output")[0].startswith("I do not know. Nothing in the")
 
 
 async def test_it_says_when_there_are_no_files_or_tools() -> None:
     record = await ask("What about vacation days?", library=MemoryFiles())
-    assert record.texts("agent_output")[0].startswith("There are no text files in this session")
+    assert "There are no text files in this session" in record.texts("agent_output")[0]
     record = await run_turn(make_agent("hansard/extractive"), "What about vacation days?")
-    assert "needs artifact_grep" in record.texts("agent_output")[0]
+    assert "has no tool to search" in record.texts("agent_output")[0]
     assert record.outputs() == []
     record = await ask("?!", library=library())
     assert "Ask me something" in record.texts("agent_output")[0]
@@ -141,7 +144,7 @@ async def test_a_named_file_is_searched_alone() -> None:
     for event in record.stored:
         if event.HasField("tool_input"):
             assert json.loads(event.tool_input.tool_input_json)["artifact_id"] == "art_recipes_txt"
-    assert record.texts("agent_output")[0].startswith("Nothing in the one file")
+    assert record.texts("agent_output")[0].startswith("I do not know. Nothing in the one file")
 
 
 async def test_a_follow_up_is_about_what_was_asked_before() -> None:
@@ -219,3 +222,86 @@ async def test_broken_tool_outputs_do_not_break_it() -> None:
         record.store(answer)
     await run_turn(make_agent("hansard/extractive", tools=TOOLS), recorder=record)
     assert record.texts("agent_output")
+
+
+async def test_documents_are_converted_once_and_cited() -> None:
+    files = MemoryFiles(chunk_bytes=4_096)
+    artifact_id = files.add("hours.docx", make_docx("Hours", "The bakery opens at six."), DOCX_TYPE)
+    agent = make_agent("hansard/extractive", tools=(*TOOLS, "document_conversion"))
+    record = await run_turn(agent, "When does the bakery open?", files=files)
+    answer = record.texts("agent_output")[0]
+    assert answer.startswith(f"hours.docx ({artifact_id}, read as art_hours_docx_md), lines 1-3:")
+    assert "> The bakery opens at six." in answer
+    # The session's history is another one, so that the model does not know of the conversion.
+    again = await run_turn(agent, "When does the bakery open?", files=files)
+    assert "document_conversion" not in [output.tool_name for output in again.outputs()]
+    assert again.texts("agent_output")[0] == answer
+
+
+@pytest.mark.parametrize("tools", [["document_conversion"], ["document_conversion", *TOOLS]])
+async def test_a_document_that_can_not_be_converted_is_said(tools: list[str]) -> None:
+    files = MemoryFiles()
+    files.add("broken.pdf", b"%PDF-1.7 broken", "application/pdf")
+    record = MemoryRecorder()
+    upload = event_pb2.Event()
+    upload.artifact_upload.artifacts.add(
+        artifact_id="art_broken_pdf", filename="broken.pdf", mime_type="application/pdf"
+    )
+    record.store(upload)
+    record.store(message("When does the bakery open?"))
+    await run_turn(make_agent("hansard/extractive", tools=tools), recorder=record, files=files)
+    (answer,) = record.texts("agent_output")
+    assert answer.startswith("I do not know.")
+    assert "broken.pdf was not converted" in answer
+    tried = [output.tool_name for output in record.outputs()]
+    assert tried.count("document_conversion") == 1
+
+
+async def test_with_read_alone_it_reads_what_the_history_names() -> None:
+    record = MemoryRecorder()
+    upload = event_pb2.Event()
+    upload.artifact_upload.artifacts.add(artifact_id="art_handbook_md", filename="handbook.md")
+    record.store(upload)
+    record.store(message("When do unused vacation days expire?"))
+    agent = make_agent("hansard/extractive", tools=["artifact_read"])
+    await run_turn(agent, recorder=record, files=library())
+    assert "> Unused vacation days expire on 31 March" in record.texts("agent_output")[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Please put a.pdf into the collection.",
+        "Add this file to the corpus",
+        "could you index it?",
+        "Store all documents in the knowledge base as notes",
+    ],
+)
+def test_requests_to_index(text: str) -> None:
+    assert is_request(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "How do I add a file to the corpus?",
+        "What is in the collection?",
+        "Index?",
+        "Where are the files kept in the library?",
+    ],
+)
+def test_questions_are_no_requests_to_index(text: str) -> None:
+    assert not is_request(text)
+
+
+async def test_without_its_tool_nothing_is_indexed() -> None:
+    record = await ask("Put this file into the corpus.", library=library())
+    assert "needs document_index" in record.texts("agent_output")[0]
+    assert record.outputs() == []
+
+
+def test_what_there_is_of_an_answer_that_was_cut_is_used() -> None:
+    whole = json.dumps({"matches": [{"line": n, "text": "},{"} for n in range(9)]})
+    whole = whole.replace(", ", ",")
+    assert [m["line"] for m in read_beginning(whole[:100])["matches"]] == [0, 1, 2]
+    assert read_beginning("nonsense") == read_beginning('{"a":[{"b"') == {}

@@ -35,6 +35,7 @@ SUFFIX_OF_TYPE = {
 }
 _READ_BYTES = 256 * 1024
 _WORDS_BYTES = 300
+_CRASHED = (-signal.SIGSEGV, -signal.SIGBUS)
 
 _log = structlog.get_logger(__name__)
 
@@ -103,6 +104,15 @@ class DocumentConverter:
             await asyncio.to_thread(file.close)
 
     async def _run(self, source: Path, target: Path, suffix: str) -> None:
+        code = await self._run_once(source, target, suffix)
+        if code in _CRASHED:
+            # Seen with sound documents, about once in fifty: code in C that crashes as it starts.
+            code = await self._run_once(source, target, suffix)
+        if code != 0:
+            raise Unconvertible(_why(code))
+
+    async def _run_once(self, source: Path, target: Path, suffix: str) -> int:
+        """Return the exit code."""
         limits = self.limits
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-c", _start(), str(source), str(target), suffix),
@@ -125,10 +135,9 @@ class DocumentConverter:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-        if code == 0:
-            return
-        _log.info("document not converted", code=code, words=words, suffix=suffix)
-        raise Unconvertible(_why(code))
+        if code != 0:
+            _log.info("document not converted", code=code, words=words, suffix=suffix)
+        return code
 
 
 def _start() -> str:

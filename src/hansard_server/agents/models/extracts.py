@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
-from hansard_server.agents.models.ranking import content_terms
+from hansard_server.agents.models.question import content_terms
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?…。\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}])\s+|\n+"

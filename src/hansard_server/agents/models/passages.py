@@ -1,127 +1,221 @@
-"""Passages: runs of lines that `hansard/extractive` reads and quotes, the best first."""
+"""Passages: what tools have shown, in pieces that can be quoted, each with what is above it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from hansard_server.agents.models.conversation import Conversation, FoundLine
-from hansard_server.agents.models.ranking import inverse_frequencies
-from hansard_server.domain.words import bm25, stems
+_PASSAGE_MAX_LINES = 12
+_PASSAGE_MAX_CHARACTERS = 1_500
+# Short paragraphs below one heading share a passage until it has so many.
+_PASSAGE_ENOUGH_CHARACTERS = 500
+_TITLE_MAX_CHARACTERS = 60
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s+(.*?)\s*#*\s*$")
+_TABLE_ROW = re.compile(r"\s*\|.*\|\s*$")
+_TABLE_RULE = re.compile(r"[\s|:-]+$")
+_SENTENCE_END = re.compile(r"(?<=[.!?;])[\"'”’)\]*_]*\s+(?=[^a-z\s]|[a-z])")  # noqa: RUF001
+_SENTENCE_MAX_CHARACTERS = 600
+_ENDS = (".", "!", "?", ":")
 
-_NEAR_LINES = 4
-_AROUND_LINES = 4
-_WINDOW_MAX_LINES = 60
-_WINDOWS_READ = 4
-_PASSAGE_MAX_LINES = 8
-_PASSAGES_QUOTED = 3
-_PASSAGE_MAX_CHARACTERS = 4_000
-# Of the question's weight, as the rarity of its words gives it, a passage must hold so much …
-_COVERED_LEAST = 0.3
-# … and score so much of what the best passage does.
-_SCORE_LEAST = 0.6
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a passage stands: an artifact or a document of a corpus.
+
+    Attributes:
+        key: what tells sources apart.
+        name: what people call it.
+        original: the document that the artifact was converted from, for citing; empty: none.
+    """
+
+    key: str
+    name: str
+    corpus_key: str = ""
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Lines of one file that follow each other."""
+    """A piece of a source, word for word.
 
-    artifact_id: str
-    filename: str
-    first_line: int
+    Attributes:
+        first: the number of its first line, or its own number in a corpus' document.
+        headings: what stands above it, the outermost first.
+    """
+
+    source: Source
+    first: int
     lines: tuple[str, ...]
+    headings: tuple[str, ...] = ()
 
     @property
-    def last_line(self) -> int:
+    def last(self) -> int:
         """The number of its last line."""
-        return self.first_line + len(self.lines) - 1
+        return self.first + len(self.lines) - 1
 
 
-def windows_to_read(talk: Conversation) -> list[Passage]:
-    """Return the best places to read, around lines that the search found; their lines are empty."""
-    runs = [run for file in _by_file(talk.hits.values()) for run in _near_runs(file)]
-    passages = [[word for line in run for word in stems(line.text)] for run in runs]
-    scores = _scores(talk.terms, passages)
-    best = sorted(range(len(runs)), key=lambda i: (-scores[i], i))[:_WINDOWS_READ]
-    windows = []
-    for index in best:
-        run = runs[index]
-        first = max(1, run[0].number - _AROUND_LINES)
-        count = run[-1].number + _AROUND_LINES - first + 1
-        windows.append(Passage(run[0].artifact_id, run[0].filename, first, ("",) * count))
-    return windows
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of an artifact that a tool has shown."""
+
+    source: Source
+    number: int
+    text: str
 
 
-def best_passages(talk: Conversation) -> list[Passage]:
-    """Return the passages to quote, the best first; none when nothing fits the question."""
-    lines = talk.shown or talk.hits
-    passages = [p for file in _by_file(lines.values()) for p in _split(file)]
-    texts = [stems("\n".join(passage.lines)) for passage in passages]
-    weights = _weights(talk.terms, texts)
-    whole = sum(weights.values())
-    scores = _scores(talk.terms, texts)
-    ranked = sorted(range(len(passages)), key=lambda i: (-scores[i], i))
-    chosen: list[Passage] = []
-    for index in ranked[:_PASSAGES_QUOTED]:
-        held = sum(weight for term, weight in weights.items() if term in texts[index])
-        if held < whole * _COVERED_LEAST or scores[index] < scores[ranked[0]] * _SCORE_LEAST:
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence or a row of a table, and what stands above it inside of its passage."""
+
+    text: str
+    above: str = ""
+
+
+def split_lines(lines: Iterable[Line]) -> Iterator[Passage]:
+    """Yield the passages of lines of artifacts: paragraphs, with a heading that precedes them."""
+    ordered = sorted(lines, key=lambda line: (line.source.key, line.number))
+    for _, file in groupby(ordered, key=lambda line: line.source.key):
+        yield from _split(list(file))
+
+
+def near_runs(
+    lines: Iterable[Line], near_lines: int, max_lines: int
+) -> Iterator[tuple[Source, list[Line]]]:
+    """Yield runs of lines of one artifact that are near to each other."""
+    ordered = sorted(lines, key=lambda line: (line.source.key, line.number))
+    for _, file in groupby(ordered, key=lambda line: line.source.key):
+        run: list[Line] = []
+        for line in file:
+            far = run and line.number - run[-1].number > near_lines
+            if far or (run and line.number - run[0].number >= max_lines):
+                yield run[0].source, run
+                run = []
+            run.append(line)
+        yield run[0].source, run
+
+
+def sentences(passage: Passage) -> list[Sentence]:
+    """Return the passage's sentences and rows, each with the heading or table head above it."""
+    found: list[Sentence] = []
+    above = ""
+    table_head = ""
+    for block in _blocks(passage.lines):
+        if _TABLE_ROW.match(block):
+            if _TABLE_RULE.match(block):
+                continue
+            if not table_head:
+                table_head = block
+            found.append(Sentence(block, f"{above} {table_head}"))
             continue
-        chosen.append(passages[index])
-    return chosen
+        table_head = ""
+        heading = _HEADING.match(block)
+        if heading or _is_title(block):
+            above = heading[1] if heading else block
+            found.append(Sentence(above, above))
+            continue
+        found += (Sentence(text, above) for text in _cut_sentences(block))
+    return found
 
 
-def _weights(terms: Mapping[str, float], passages: Sequence[Sequence[str]]) -> dict[str, float]:
-    rarity = inverse_frequencies(list(terms), passages)
-    return {term: weight * rarity[term] for term, weight in terms.items()}
-
-
-def _scores(terms: Mapping[str, float], passages: Sequence[Sequence[str]]) -> list[float]:
-    average = sum(map(len, passages)) / max(len(passages), 1)
-    return bm25(passages, _weights(terms, passages), average)
-
-
-def _by_file(lines: Iterable[FoundLine]) -> Iterator[list[FoundLine]]:
-    ordered = sorted(lines, key=lambda line: (line.artifact_id, line.number))
-    for _, file in groupby(ordered, key=lambda line: line.artifact_id):
-        yield list(file)
-
-
-def _near_runs(lines: Sequence[FoundLine]) -> Iterator[list[FoundLine]]:
-    run: list[FoundLine] = []
+def _blocks(lines: Sequence[str]) -> Iterator[str]:
+    """Yield paragraphs as one text each, and headings and rows of tables by themselves."""
+    part: list[str] = []
+    blank = False
     for line in lines:
-        far = run and line.number - run[-1].number > _NEAR_LINES
-        if far or (run and line.number - run[0].number >= _WINDOW_MAX_LINES):
-            yield run
-            run = []
-        run.append(line)
-    if run:
-        yield run
+        alone = bool(_HEADING.match(line) or _TABLE_ROW.match(line))
+        if part and (alone or (blank and line.strip() and not _goes_on(part[-1], line))):
+            yield " ".join(part)
+            part = []
+        blank = not line.strip()
+        if alone:
+            yield line.strip()
+        elif not blank:
+            part.append(line.strip())
+    if part:
+        yield " ".join(part)
 
 
-def _split(lines: Sequence[FoundLine]) -> Iterator[Passage]:
-    """Yield paragraphs: lines that follow each other without a blank one, not too many."""
-    part: list[FoundLine] = []
-    size = 0
+def _goes_on(before: str, line: str) -> bool:
+    """Tell whether a line goes on with the sentence before a blank line, as texts of PDFs do."""
+    first = line.lstrip()[:1]
+    return not before.rstrip().endswith(_ENDS) and (first.islower() or first.isdigit())
+
+
+def _cut_sentences(text: str) -> Iterator[str]:
+    for sentence in _SENTENCE_END.split(text):
+        for start in range(0, len(sentence), _SENTENCE_MAX_CHARACTERS):
+            yield sentence[start : start + _SENTENCE_MAX_CHARACTERS]
+
+
+def _is_title(text: str) -> bool:
+    return len(text) <= _TITLE_MAX_CHARACTERS and not text.rstrip().endswith(
+        (".", "!", "?", ":", ";", ",")
+    )
+
+
+def _split(lines: Sequence[Line]) -> Iterator[Passage]:
+    headings: list[tuple[int, str]] = []
+    table: tuple[str, ...] = ()
+    part: list[Line] = []
+    size = count = 0
     for line in lines:
-        ends = part and (
-            line.number != part[-1].number + 1
-            or not line.text.strip()
-            or len(part) == _PASSAGE_MAX_LINES
-            or size > _PASSAGE_MAX_CHARACTERS
+        gap = bool(part) and line.number != part[-1].number + 1
+        full = count >= _PASSAGE_MAX_LINES or size > _PASSAGE_MAX_CHARACTERS
+        heading = _HEADING.match(line.text)
+        begins = (
+            bool(part)
+            and not part[-1].text.strip()
+            and bool(line.text.strip())
+            and size >= _PASSAGE_ENOUGH_CHARACTERS
+            and not _goes_on(_last_text(part), line.text)
         )
-        if ends:
-            yield _passage(part)
-            part, size = [], 0
-        if line.text.strip():
+        if part and (gap or full or heading or begins):
+            yield from _passage(part, headings, table)
+            table = table or _table_head(part)
+            part, size, count = [], 0, 0
+        if gap or heading or not _TABLE_ROW.match(line.text):
+            table = ()
+        if heading:
+            level = len(line.text.split()[0])
+            headings = [above for above in headings if above[0] < level]
+            headings.append((level, heading[1]))
+        if line.text.strip() or part:
             part.append(line)
             size += len(line.text)
-    if part:
-        yield _passage(part)
+            count += bool(line.text.strip())
+    yield from _passage(part, headings, table)
 
 
-def _passage(lines: Sequence[FoundLine]) -> Passage:
-    first = lines[0]
-    return Passage(
-        first.artifact_id, first.filename, first.number, tuple(line.text for line in lines)
+def _last_text(part: Sequence[Line]) -> str:
+    return next((line.text for line in reversed(part) if line.text.strip()), "")
+
+
+def _only_titles(part: Sequence[Line]) -> bool:
+    """Tell whether a part is nothing but headings: then the paragraph below belongs to it."""
+    texts = [line.text for line in part if line.text.strip()]
+    return bool(texts) and all(
+        (_HEADING.match(text) or _is_title(text)) and not _TABLE_ROW.match(text) for text in texts
     )
+
+
+def _table_head(part: Sequence[Line]) -> tuple[str, ...]:
+    rows = [line.text for line in part if _TABLE_ROW.match(line.text)]
+    return (rows[0].strip(),) if rows else ()
+
+
+def _passage(
+    part: Sequence[Line], headings: Sequence[tuple[int, str]], table: tuple[str, ...]
+) -> Iterator[Passage]:
+    kept = list(part)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    if kept:
+        above = tuple(title for _, title in headings) + table
+        yield Passage(kept[0].source, kept[0].number, tuple(line.text for line in kept), above)
+
+
+def is_heading_only(passage: Passage) -> bool:
+    """Tell whether the passage is nothing but headings."""
+    return all(not line.strip() or _HEADING.match(line) for line in passage.lines)

@@ -13,6 +13,7 @@ import re2
 
 from hansard.v1 import artifact_pb2
 from hansard_server.agents.api import Json, SessionFiles, ToolContext, ToolError
+from hansard_server.agents.tools.document_conversion import converted_from
 from hansard_server.agents.tools.lines import line_batches, shown_line
 from hansard_server.domain.limits import KIB, MIB
 
@@ -29,8 +30,8 @@ _TELLS_LINES = re.compile(r"\\[AzCQ]|\(\?")
 
 
 class ArtifactGrep:
-    """Answers {matches: [{artifact_id, filename, line, text, cut?, before?, after?}],
-    files_searched, files_skipped: [{artifact_id, filename, reason}], more}.
+    """Answers {matches: [{artifact_id, filename, line, text, cut?, converted_from?, before?,
+    after?}], files_searched, files_skipped: [{artifact_id, filename, reason}], more}.
 
     `more` says that not everything was searched or shown.
     """
@@ -38,7 +39,8 @@ class ArtifactGrep:
     name: Final = "artifact_grep"
     description: Final = (
         "Finds the lines of this session's text files that match a regular expression (RE2 syntax: "
-        "no backreferences, no lookaround). Searches one file, or all of them, the newest first."
+        "no backreferences, no lookaround). Searches one file, or all of them, the newest first; "
+        "of a document that was converted, its text."
     )
     input_schema: Final[Mapping[str, Json]] = {
         "type": "object",
@@ -82,9 +84,14 @@ class ArtifactGrep:
         if artifact_id is not None:
             await search.file(context.files, await context.files.get_file(artifact_id))
             return search.to_json()
-        for artifact in await context.files.list_files(FILES_MAX):
+        files = await context.files.list_files(FILES_MAX)
+        # Their text is in another file.
+        converted = {converted_from(artifact) for artifact in files}
+        for artifact in files:
             if search.full:
                 break
+            if artifact.artifact_id in converted:
+                continue
             try:
                 await search.file(context.files, artifact)
             except ToolError as error:
@@ -242,6 +249,8 @@ class _FileScan:
             "line": self._number,
             "text": text,
         }
+        if source := converted_from(self._artifact):
+            match["converted_from"] = source
         if cut:
             match["cut"] = True
         if self._context_lines:

@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from hansard.v1 import artifact_pb2
 from hansard_server.agents.api import Json, ToolContext, ToolError
+from hansard_server.agents.tools.document_conversion import converted_from
 from hansard_server.agents.tools.lines import line_batches, shown_line
 from hansard_server.domain.limits import KIB
 
@@ -17,7 +18,7 @@ TEXT_MAX_BYTES = 64 * KIB
 
 
 class ArtifactRead:
-    """Answers {artifact_id, filename, lines: [{line, text, cut?}], next_line}.
+    """Answers {artifact_id, filename, converted_from?, lines: [{line, text, cut?}], next_line}.
 
     `next_line` is where to go on, null at the end of the file; `cut` says that the line is longer
     than shown.
@@ -89,9 +90,11 @@ class _Window:
                 f"{artifact.filename} ({artifact.artifact_id}) has {self._seen} lines, so none "
                 f"from line {self._start} on."
             )
+        source = converted_from(artifact)
         return {
             "artifact_id": artifact.artifact_id,
             "filename": artifact.filename,
+            **({"converted_from": source} if source else {}),
             "lines": self._lines,
             "next_line": self._next,
         }

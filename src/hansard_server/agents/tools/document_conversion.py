@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path, PurePath
 from typing import Final, cast
 
 from hansard.v1 import artifact_pb2
-from hansard_server.agents.api import Json, ToolContext, ToolError, ToolResult
+from hansard_server.agents.api import Json, SessionFiles, ToolContext, ToolError, ToolResult
 from hansard_server.agents.documents.convert import (
     SUFFIX_OF_TYPE,
     SUFFIXES,
@@ -21,10 +22,18 @@ from hansard_server.domain.limits import KIB
 
 _CHUNK_BYTES = 256 * KIB
 _BEGINNING_CHARACTERS = 1_000
+_CHARACTER_MAX_BYTES = 4
+_FILES_MAX = 1_000
+_DESCRIPTION = re.compile(r" \((art_[a-z0-9_-]+)\) as Markdown\.$")
+_BY_TOOL = artifact_pb2.ARTIFACT_SOURCE_TOOL
 
 
 class DocumentConversion:
-    """Answers {artifact_id, filename, mime_type, size_bytes, beginning} of the Markdown file."""
+    """Answers {artifact_id, filename, mime_type, size_bytes, beginning} of the Markdown file.
+
+    A document that has been converted is not converted again: the answer names the file that is
+    there.
+    """
 
     name: Final = "document_conversion"
     description: Final = (
@@ -63,6 +72,13 @@ class DocumentConversion:
                 f"{artifact.filename} ({artifact.mime_type}) is no document that can be converted; "
                 f"these are: {known}."
             )
+        made_before = await _find_made(context.files, artifact)
+        if made_before is not None:
+            return ToolResult(
+                output=_describe(
+                    made_before, artifact, await _read_head(context.files, made_before)
+                )
+            )
         chunks = cast("AsyncGenerator[bytes]", context.files.read_file(artifact.artifact_id))
         try:
             async with aclosing(chunks), self.converter.convert(chunks, suffix) as markdown:
@@ -73,18 +89,17 @@ class DocumentConversion:
                     _markdown_name(artifact.filename),
                     _chunks(markdown),
                     mime_type="text/markdown",
-                    description=f"{artifact.filename} ({artifact.artifact_id}) as Markdown.",
+                    description=_description(artifact),
                 )
         except Unconvertible as error:
             raise ToolError(f"{artifact.filename} was not converted: {error}.") from None
-        return ToolResult(
-            output={
-                **describe_file(made.artifact),
-                "source_artifact_id": artifact.artifact_id,
-                "beginning": beginning,
-            },
-            files=(made,),
-        )
+        return ToolResult(output=_describe(made.artifact, artifact, beginning), files=(made,))
+
+
+def converted_from(artifact: artifact_pb2.Artifact) -> str:
+    """Return the artifact that this one was converted from; empty when it was not."""
+    made = _DESCRIPTION.search(artifact.description) if artifact.source == _BY_TOOL else None
+    return made[1] if made else ""
 
 
 def find_suffix(artifact: artifact_pb2.Artifact) -> str | None:
@@ -97,6 +112,40 @@ def find_suffix(artifact: artifact_pb2.Artifact) -> str | None:
     if by_type in {None, ".txt"} and by_name in SUFFIXES:
         return by_name
     return by_type
+
+
+def _describe(
+    made: artifact_pb2.Artifact, source: artifact_pb2.Artifact, beginning: str
+) -> Mapping[str, Json]:
+    return {
+        **describe_file(made),
+        "source_artifact_id": source.artifact_id,
+        "beginning": beginning,
+    }
+
+
+async def _find_made(
+    files: SessionFiles, source: artifact_pb2.Artifact
+) -> artifact_pb2.Artifact | None:
+    """Return what the document was converted to before, if that is among the newest files."""
+    made = (
+        file
+        for file in await files.list_files(_FILES_MAX)
+        if converted_from(file) == source.artifact_id
+    )
+    return next(made, None)
+
+
+async def _read_head(files: SessionFiles, file: artifact_pb2.Artifact) -> str:
+    length = _BEGINNING_CHARACTERS * _CHARACTER_MAX_BYTES
+    chunks = cast("AsyncGenerator[bytes]", files.read_file(file.artifact_id, 0, length))
+    async with aclosing(chunks):
+        head = b"".join([chunk async for chunk in chunks])
+    return head.decode("utf-8", "replace")[:_BEGINNING_CHARACTERS]
+
+
+def _description(source: artifact_pb2.Artifact) -> str:
+    return f"{source.filename} ({source.artifact_id}) as Markdown."
 
 
 def _markdown_name(filename: str) -> str:
