@@ -131,15 +131,23 @@ def _when() -> dict[str, Any]:
 
 
 def compare(
-    title: str, base: tuple[str, Call], cases: Mapping[str, Call], *, each: int = CALLS
+    title: str,
+    base: tuple[str, Call],
+    cases: Mapping[str, Call],
+    *,
+    each: int = CALLS,
+    again: Call | None = None,
 ) -> Table:
     """Return how long the cases take compared with the base, by single calls one after another.
+
+    `again` is the control where each case has a server of its own, as it then must: a server that
+    is called twice as often answers sooner.
 
     In every round each case is called `each` times, in an order that changes; the round's figure is
     the median, the ratio that of two medians of one round.
     """
     name, call = base
-    calls = {name: call, AGAIN: call, **cases}
+    calls = {name: call, AGAIN: again or call, **cases}
     for warm_up in calls.values():
         warm_up()
     rounds = [_round(calls, each, random.Random(number)) for number in range(ROUNDS)]

@@ -30,6 +30,8 @@ from tests.support.databases import Databases
 
 SIZES = (10, 1_000, 10_000) if QUICK else (10, 1_000, 100_000, 1_000_000)
 FEW, MANY = SIZES[0], SIZES[-1]
+CONTROL = -FEW
+"""Stands for as many as FEW, in a database and a server of their own."""
 CALLS = 5 if QUICK else 60
 PAGE = 10
 HISTORY = 1_000
@@ -154,12 +156,12 @@ def of_sessions(
     """Give calls of a server for each number of sessions."""
     with ExitStack() as stack:
         callers = {}
-        for size in SIZES:
+        for size in (*SIZES, CONTROL):
             url = databases.migrated(database)
             stack.callback(databases.drop, url)
             filler = Filler(url)
             bulk = Bulk(url, filler)
-            bulk.add_sessions("s", size)
+            bulk.add_sessions("s", abs(size))
             bulk.close()
             filler.close()
             folder: Path = tmp_path_factory.mktemp("server")
@@ -175,7 +177,7 @@ def test_many_sessions(of_sessions: dict[int, Caller], database: str, report: Re
     chance = random.Random(1)
 
     def any_of(size: int) -> str:
-        return f"s-{chance.randint(1, size)}"
+        return f"s-{chance.randint(1, abs(size))}"
 
     calls: dict[str, Mapping[int, Call]] = {
         "AppendEvents": {
@@ -204,15 +206,16 @@ def _compare(
 ) -> None:
     curves = {}
     for name, by_size in calls.items():
-        base, *others = by_size
+        base, *others = (size for size in by_size if size != CONTROL)
         table = compare(
             f"{database}: {name}, {counted}",
             (f"{base:,}", by_size[base]),
             {f"{size:,}": by_size[size] for size in others},
             each=CALLS,
+            again=by_size.get(CONTROL),
         )
         report.add(table)
-        curves[name] = {size: table.ratio(f"{size:,}") for size in by_size}
+        curves[name] = {size: table.ratio(f"{size:,}") for size in (base, *others)}
         curves[name][base] = 1.0
     limit = GOALS[goal].limits[database]
     report.draw(

@@ -9,7 +9,6 @@ from hansard.v1 import agent_pb2
 from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
 from hansard_server.agents.connections import Outside, UnknownConnection
 from hansard_server.agents.instructions import find_template_faults
-from hansard_server.agents.json_schema import UnusableSchema, read_schema
 from hansard_server.agents.json_text import NotJson, parse_json, struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
 from hansard_server.agents.models.catalog import WITHOUT_SCHEMAS, ModelCatalog
@@ -86,6 +85,8 @@ def _check_output(agent: agent_pb2.Agent) -> Iterator[FieldViolation]:
     path = "first_step.output_parser.structured"
     if agent.model.name in WITHOUT_SCHEMAS:
         yield FieldViolation(path, f"{agent.model.name} quotes, and can't answer by a schema")
+    from hansard_server.agents.json_schema import UnusableSchema, read_schema  # noqa: PLC0415
+
     try:
         read_schema(parser.structured.json_schema_json)
     except UnusableSchema as error:

@@ -7,12 +7,6 @@ import re
 
 from hansard.v1 import agent_pb2, event_pb2
 from hansard_server.agents.api import OutputSchema, TurnRecorder
-from hansard_server.agents.json_schema import (
-    TooMuchWork,
-    UnusableSchema,
-    find_faults,
-    read_schema,
-)
 from hansard_server.agents.json_text import NotJson, check_json, cut_utf8, parse_json, well_formed
 from hansard_server.domain.errors import AgentProcessingFailed
 
@@ -26,6 +20,9 @@ def output_schema(agent: agent_pb2.Agent) -> OutputSchema | None:
     parser = agent.first_step.output_parser
     if not parser.HasField("structured"):
         return None
+    # Only agents with a schema need the library.
+    from hansard_server.agents.json_schema import UnusableSchema, read_schema  # noqa: PLC0415
+
     try:
         schema = read_schema(parser.structured.json_schema_json)
     except UnusableSchema as error:
@@ -46,6 +43,8 @@ async def check_answer(text: str, schema: OutputSchema, *, max_bytes: int) -> st
     size = len(answer.encode())
     if size > max_bytes:
         raise Misfit(f"The answer has {size:,} bytes, and may have {max_bytes:,}.")
+    from hansard_server.agents.json_schema import TooMuchWork  # noqa: PLC0415
+
     try:
         faults = await asyncio.to_thread(_faults, answer, schema)
     except NotJson as error:
@@ -145,5 +144,7 @@ def structured_event(schema: OutputSchema, content_json: str) -> event_pb2.Event
 
 
 def _faults(answer: str, schema: OutputSchema) -> list[str]:
+    from hansard_server.agents.json_schema import find_faults  # noqa: PLC0415
+
     check_json(answer)
     return find_faults(schema.json_schema, parse_json(answer))
