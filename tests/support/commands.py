@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hansard_server.domain.keys import make_event_id, make_turn_id
@@ -125,8 +126,13 @@ def finish_of(turn: TurnRef, *drafts: Draft, **changes: Any) -> FinishTurn:
 
 
 def close(call: OpenCall) -> Draft:
-    """Return the output that closes a call."""
-    return tool_output(call.tool_call_id)
+    """Return the output that closes a call, under an id that follows from it."""
+    return replace(tool_output(call.tool_call_id), id=closing_id(call.tool_call_id))
+
+
+def closing_id(call_id: str) -> str:
+    """Return the id of the output that `close` makes."""
+    return f"aev_close_{call_id}"
 
 
 def awaited(call_id: str, kind: PendingKind = PendingKind.APPROVAL, **changes: Any) -> AwaitedCall:

@@ -8,58 +8,85 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from hansard_server.domain.records import PendingKind, TurnRecord, TurnStatus
-from hansard_server.repository.commands import Accepted, CallAnswer
+from hansard_server.domain.keys import make_event_id
+from hansard_server.domain.records import EventType, PendingKind, TurnRecord, TurnStatus
+from hansard_server.repository.commands import Accepted, CallAnswer, WhenBusy
 from tests.support import commands as make
 from tests.support.model import Awaited, ModelClaim, ModelTurn, Sent
 from tests.support.store_commands import CommandRules
-from tests.support.store_machine import Held, contents, expectations, places, request_ids, same
+from tests.support.store_machine import (
+    Held,
+    contents,
+    expectations,
+    model_event,
+    places,
+    request_ids,
+    same,
+)
 
 _KINDS = {"APPROVAL": PendingKind.APPROVAL, "OUTPUT": PendingKind.CLIENT_TOOL}
 _ANSWERS = {"OUTPUT": make.given, "APPROVE": make.approve, "REJECT": make.reject}
+how_answered = st.sampled_from(["fitting", "fitting", "fitting", *_ANSWERS])
 _FITTING = {"APPROVAL": "APPROVE", "OUTPUT": "OUTPUT"}
 
 
 class PendingRules(CommandRules):
     """Rules for waiting, answers, and time that runs out."""
 
-    @precondition(lambda self: any(turn.open_calls for turn in self.held))
     @rule(
-        place=places,
-        behind=st.sampled_from([0, 0, 0, 1]),
+        behind=st.sampled_from([0, 0, 0, 0, 0, 1]),
+        then=st.lists(
+            st.tuples(
+                st.lists(places, min_size=1, max_size=3), how_answered, request_ids, contents
+            ),
+            max_size=4,
+        ),
         asked=st.lists(
             st.tuples(st.sampled_from(list(_KINDS)), st.sampled_from([False, False, True])),
             min_size=1,
             max_size=3,
         ),
     )
-    def wait(self, place: int, behind: int, asked: list[tuple[str, bool]]) -> None:
-        turn = self.pick(place)
-        calls = {
-            call.call: Awaited(*each) for call, each in zip(turn.open_calls, asked, strict=False)
-        }
-        if not calls:
+    def wait(self, behind: int, then: list[Any], asked: list[tuple[str, bool]]) -> None:
+        self.flush()
+        if self.model.running is None:
+            self.accept(
+                text=b"ask me",
+                request_id="",
+                when_busy=WhenBusy.QUEUE,
+                expect=None,
+                stale=False,
+            )
+            self.flush()
+        turn = self.model.running
+        if turn is None:
             return
+        drafts = [make.tool_input(make_event_id()) for _ in asked]
+        calls = {
+            draft.tool_call_id: Awaited(*each) for draft, each in zip(drafts, asked, strict=True)
+        }
         command = make.await_calls_of(
             self.ref(turn, behind),
             *(
-                make.awaited(call, _KINDS[each.kind], timeout_s=0.0 if each.late else 600.0)
+                make.awaited(str(call), _KINDS[each.kind], timeout_s=0.0 if each.late else 600.0)
                 for call, each in calls.items()
             ),
+            drafts=tuple(drafts),
         )
 
         def waits() -> ModelTurn:
-            # A call may have got its output meanwhile.
+            self.model.step(turn, [model_event(draft) for draft in drafts])
             self.model.wait(turn, calls)
             return turn
 
         self.add(command, self.owned(turn, command.turn, waits), self.compare_turn)
-        self.flush()
+        for some, how, request_id, text in then:
+            self.answer_calls(places=some, how=how, request_id=request_id, text=text, expect=None)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running is not None)
     @rule(
         places=st.lists(places, min_size=1, max_size=3),
-        how=st.sampled_from(["fitting", "fitting", "fitting", *_ANSWERS]),
+        how=how_answered,
         request_id=request_ids,
         text=contents,
         expect=expectations,
@@ -70,7 +97,8 @@ class PendingRules(CommandRules):
         self.flush()
         turn = self.model.running
         awaited = dict(turn.awaited) if turn else {}
-        known = [*awaited, *(c.call for c in turn.open_calls)] if turn else []
+        # Mostly calls that are awaited; else any that is open.
+        known = [*list(awaited) * 4, *(c.call for c in turn.open_calls)] if turn else []
         answers: dict[Any, str] = {}
         for place in places:
             call = known[place % len(known)] if known else "c1"
@@ -105,6 +133,9 @@ class PendingRules(CommandRules):
         return sent, sent.turn.status
 
     def changed(self, turn: ModelTurn) -> None:
+        for event in turn.events:
+            if event.kind is EventType.TOOL_OUTPUT and not event.id:
+                event.id = make.closing_id(event.call)
         held = self.held[turn]
         running = turn.status is TurnStatus.RUNNING
         last = turn.events[-1].sequence
