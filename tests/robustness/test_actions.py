@@ -117,9 +117,12 @@ async def test_killed_after_an_approval(
     check_store(store_url, tmp_path)
 
 
-async def test_unapproved_call_is_never_run_by_a_takeover(store_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rerun_safe", [False, True])
+async def test_unapproved_call_is_never_run_by_a_takeover(
+    store_url: str, tmp_path: Path, *, rerun_safe: bool
+) -> None:
     """Killed before the turn waits: the call is asked for, rerun_safe or not."""
-    tools = {"make": {**TOOLS["make"], "rerun_safe": True}}
+    tools = {"make": {**TOOLS["make"], "rerun_safe": rerun_safe}}
     with serve(tmp_path, store_url) as process:
         async with talking(process) as talk:
             await begin(talk, [make(), DONE], tools)
