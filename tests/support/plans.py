@@ -498,7 +498,7 @@ def commands(tx: SqlWriteTx) -> None:
             accept(
                 session=replace(NAME, agent_key="key-4", session_key="key-13"), claim=claim(tag)
             ),
-            RecordStep(turn=mine, drafts=(draft(),)),
+            RecordStep(turn=mine, drafts=(replace(draft(), hides=(1, 2, 3)),)),
             AwaitCalls(turn=mine, drafts=(tool_input(f"asked-{tag}"),), calls=(asked(tag),)),
             ExpireCalls(
                 tenant=TENANT,
