@@ -27,7 +27,7 @@ SCRIPT = [
     {"agent_output": {"content": "done"}},
 ]
 # The other places are passed elsewhere than in a conversation.
-ELSEWHERE = {"migration.step", "turn.taken", "decision.made"}
+ELSEWHERE = {"migration.step", "turn.taken", "decision.made", "blobs.settled"}
 WRITES = sorted(name for name in failpoints.NAMES - ELSEWHERE if not name.startswith("fork."))
 
 
