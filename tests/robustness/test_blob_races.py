@@ -80,6 +80,7 @@ class World:
     stopping: bool = False
     kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
     """By session and artifact: the digest of what was acknowledged and nobody has deleted."""
+    deleted: set[tuple[str, str]] = field(default_factory=set)
     incarnations: Counter[str] = field(default_factory=Counter)
     downloads: int = 0
     faults: list[str] = field(default_factory=list)
@@ -119,8 +120,10 @@ async def upload(world: World, talk: Talk) -> None:
     if incarnation != world.incarnations[talk.session_key]:
         return
     for reference, data in zip(event.artifact_upload.artifacts, files, strict=True):
-        digest = hashlib.sha256(data).digest()
-        world.kept[event.session_key, reference.artifact_id] = digest
+        name = (talk.session_key, reference.artifact_id)
+        # Others see it before its answer has come.
+        if name not in world.deleted:
+            world.kept[name] = hashlib.sha256(data).digest()
 
 
 async def cut(world: World, talk: Talk) -> None:
@@ -143,7 +146,9 @@ async def listed(talk: Talk) -> list[Any]:
 async def delete(world: World, talk: Talk) -> None:
     found = await listed(talk)
     for artifact in world.rng.sample(found, len(found) * 2 // 3):
-        world.kept.pop((talk.session_key, artifact.artifact_id), None)
+        name = (talk.session_key, artifact.artifact_id)
+        world.deleted.add(name)
+        world.kept.pop(name, None)
         await talk.server.artifacts.DeleteArtifact(
             artifact_service_pb2.DeleteArtifactRequest(
                 artifact_id=artifact.artifact_id, **talk.keys
