@@ -23,7 +23,7 @@ class McpProcess:
 
     notes_path: Path
     port: int
-    die_at: str = ""
+    manner: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -34,7 +34,7 @@ class McpProcess:
     def start(self) -> None:
         """Return when it takes connections."""
         self.process = subprocess.Popen(
-            [*command(self.notes_path, self.die_at), "--port", str(self.port)],
+            [*command(self.notes_path, self.manner), "--port", str(self.port)],
             env={**os.environ, "PYTHONPATH": PATHS},
         )
         while True:
@@ -56,19 +56,19 @@ class McpProcess:
         return read_notes(self.notes_path)
 
 
-def command(notes_path: Path, die_at: str = "") -> list[str]:
+def command(notes_path: Path, manner: str = "") -> list[str]:
     """Return the command of a server that talks over stdio."""
     words = [sys.executable, "-m", "tests.support.mcp_server", str(notes_path)]
-    return [*words, "--die-at", die_at] if die_at else words
+    return [*words, "--manner", manner] if manner else words
 
 
 @contextmanager
-def mcp_process(folder: Path, die_at: str = "") -> Iterator[McpProcess]:
+def mcp_process(folder: Path, manner: str = "") -> Iterator[McpProcess]:
     """Give a running server over streamable HTTP."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = McpProcess(folder / "notes", port, die_at)
+    server = McpProcess(folder / "notes", port, manner)
     server.start()
     try:
         yield server
@@ -101,9 +101,9 @@ def kill_noted(path: Path) -> None:
                 continue
 
 
-def connections_file(path: Path, notes_path: Path, die_at: str = "") -> Path:
+def connections_file(path: Path, notes_path: Path, manner: str = "") -> Path:
     """Write settings that name a server over stdio `local`, and return the file."""
-    program, *arguments = command(notes_path, die_at)
+    program, *arguments = command(notes_path, manner)
     words = ", ".join(repr(word) for word in arguments)
     path.write_text(
         f"[mcp_servers.local]\ncommand = {program!r}\nargs = [{words}]\n"

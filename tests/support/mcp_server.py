@@ -1,7 +1,9 @@
 """A real MCP server, made with the official SDK, as a process of its own.
 
-`python -m tests.support.mcp_server NOTES [--port N] [--die-at list]` serves streamable HTTP, or
-stdio without a port. What it does it notes in the file NOTES, a line each.
+`python -m tests.support.mcp_server NOTES [--port N] [--manner M]` serves streamable HTTP, or
+stdio without a port. What it does it notes in the file NOTES, a line each. Manners: `list` dies if
+it is asked for its tools, `silent` does not answer then, `older` speaks only the protocol that was
+there before 2026.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import mcp_types
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -29,10 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("notes", type=Path)
     parser.add_argument("--port", type=int)
-    parser.add_argument("--die-at", default="")
+    parser.add_argument("--manner", default="")
     arguments = parser.parse_args()
     notes = Notes(arguments.notes)
-    server = make_server(notes, arguments.die_at)
+    server = make_server(notes, arguments.manner)
+    if arguments.manner == "older":
+        forget_the_new(server)
     notes.add(f"pid {os.getpid()}")
     if arguments.port is None:
         server.run("stdio")
@@ -56,15 +62,25 @@ class DyingServer(MCPServer):
     """A server that dies when it is asked for its tools, if it is to."""
 
     notes: Notes
-    die_at: str
+    manner: str
 
     async def list_tools(self) -> list[mcp_types.Tool]:
         self.notes.add("list")
-        if self.die_at == "list":
+        if self.manner == "list":
             die()
-        if self.die_at == "silent":
+        if self.manner == "silent":
             await anyio.sleep_forever()
         return await super().list_tools()
+
+
+def forget_the_new(server: MCPServer) -> None:
+    """Answer as servers do that know nothing of what came in 2026."""
+
+    async def unknown(*_: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        raise MCPError(code=mcp_types.METHOD_NOT_FOUND, message="Method not found")
+
+    server._lowlevel_server.add_request_handler("server/discover", mcp_types.RequestParams, unknown)
 
 
 def die() -> None:
@@ -72,10 +88,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_server(notes: Notes, die_at: str) -> MCPServer:
+def make_server(notes: Notes, manner: str) -> MCPServer:  # noqa: C901 - its tools stand in it
     """Return the server with its tools."""
     server = DyingServer("tests", log_level="ERROR")
-    server.notes, server.die_at = notes, die_at
+    server.notes, server.manner = notes, manner
 
     @server.tool()
     def add(a: int, b: int) -> int:
@@ -146,6 +162,14 @@ def make_server(notes: Notes, die_at: str) -> MCPServer:
         server.add_tool(grown, name="grown")
         await ctx.session.send_tool_list_changed()
         return "There is another tool."
+
+    @server.tool(structured_output=False)
+    async def rename(ctx: Context) -> str:
+        """Describes another tool anew, and says so."""
+        server.remove_tool("add")
+        server.add_tool(lambda a, b: a + b, name="add", description="Adds, and says it anew.")
+        await ctx.session.send_tool_list_changed()
+        return "It says something else."
 
     return server
 

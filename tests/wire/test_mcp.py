@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hansard.v1 import agent_pb2, agent_service_pb2, event_pb2, turn_pb2
+from tests.support.actions import answer, approve
 from tests.support.databases import Databases
 from tests.support.invariants import check_store
 from tests.support.mcp import (
@@ -65,16 +66,16 @@ class Place:
 
 @asynccontextmanager
 async def make_place(
-    folder: Path, store_url: str, transport: str, die_at: str = ""
+    folder: Path, store_url: str, transport: str, manner: str = ""
 ) -> AsyncIterator[Place]:
     notes_path = folder / "notes"
     if transport == STDIO:
-        connections = connections_file(folder / "connections.toml", notes_path, die_at)
+        connections = connections_file(folder / "connections.toml", notes_path, manner)
         settings = make_settings(folder / "data", store_url, connections=connections)
         async with running_server(settings) as running:
             yield Place(running, "local", notes_path)
     else:
-        with mcp_process(folder, die_at) as process:
+        with mcp_process(folder, manner) as process:
             allow = f"127.0.0.1:{process.port}"
             settings = make_settings(folder / "data", store_url, outgoing_allow=allow)
             async with running_server(settings) as running:
@@ -158,6 +159,17 @@ async def test_fixed_arguments_reach_the_server_and_not_the_model(place: Place) 
     assert '"b"' not in thought.thinking.content
 
 
+async def test_tool_runs_once_it_is_approved(place: Place) -> None:
+    talk = await place.talk([call("add", a=1, b=2), ANSWER], "add", require_approval=True)
+    waiting = await talk.send()
+    assert not [note for note in place_notes(place) if note.startswith("add")]
+    [pending] = waiting[-1].requires_action.turn.pending_calls
+    responses = await answer(talk, approve(pending.tool_call_id))
+    [output] = outputs(stored(responses))
+    assert json.loads(output.tool_output_json)["structured_content"] == {"result": 3}
+    assert [note for note in place_notes(place) if note.startswith("add")] == ["add 1 2"]
+
+
 async def test_error_of_the_tool_is_an_error_of_the_call(place: Place) -> None:
     talk = await place.talk([call("refuse"), ANSWER], "refuse")
     responses = await talk.send()
@@ -226,6 +238,28 @@ async def test_tool_that_is_new_is_found_by_the_next_turn(place: Place) -> None:
         assert "I am new." in output.tool_output_json
 
 
+async def test_server_that_speaks_the_older_protocol_says_that_its_list_has_changed(
+    databases: Databases, tmp_path: Path
+) -> None:
+    url = databases.migrated("sqlite")
+    async with make_place(tmp_path, url, HTTP, "older") as place:
+        talk = await place.talk([call("rename"), ANSWER], "add", "rename")
+        [output] = outputs(stored(await talk.send()))
+        assert not output.error
+        # The listing is not a minute old, and would be believed without a word of the server's.
+        await talk.set_model(model(echo="tools"))
+        async with asyncio.timeout(60):
+            while "says it anew" not in (await described(talk)):  # noqa: ASYNC110 - asks each time
+                await asyncio.sleep(0.05)
+        assert place_notes(place).count("list") == 2
+
+
+async def described(talk: Talk) -> str:
+    """Return what the model is told of the agent's tools."""
+    thought = next(e for e in stored(await talk.send()) if e.HasField("thinking"))
+    return str(thought.thinking.content)
+
+
 def place_notes(place: Place) -> list[str]:
     return read_notes(place.notes_path)
 
@@ -233,18 +267,18 @@ def place_notes(place: Place) -> list[str]:
 # The server dies ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("die_at", ["list", "silent"])
+@pytest.mark.parametrize("manner", ["list", "silent"])
 async def test_server_that_dies_or_hangs_while_listing_is_a_tool_that_says_so(
     transport: str,
-    die_at: str,
+    manner: str,
     databases: Databases,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if die_at == "silent":
+    if manner == "silent":
         monkeypatch.setattr("hansard_server.agents.mcp.toolbox.LISTING_S", 0.5)
     url = databases.migrated("sqlite")
-    async with make_place(tmp_path, url, transport, die_at) as place:
+    async with make_place(tmp_path, url, transport, manner) as place:
         talk = await place.talk([call("add", a=1, b=2), ANSWER], "add")
         responses = await talk.send()
         check_turn(responses)
@@ -254,9 +288,8 @@ async def test_server_that_dies_or_hangs_while_listing_is_a_tool_that_says_so(
         assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_COMPLETED
 
 
+@pytest.mark.parametrize("transport", [HTTP])
 async def test_server_that_is_not_there_is_a_tool_that_says_so(place: Place) -> None:
-    if place.process is None:
-        pytest.skip("a server over stdio is started by Hansard")
     place.kill()
     talk = await place.talk([call("add", a=1, b=2), ANSWER], "add")
     [output] = outputs(stored(await talk.send()))
