@@ -87,8 +87,7 @@ async def test_waiting_turn_outlasts_its_server(
     check_store(store_url, tmp_path)
 
 
-@pytest.mark.parametrize("rerun_safe", [False, True])
-@pytest.mark.parametrize("commits", [1, 2])
+@pytest.mark.parametrize(("commits", "rerun_safe"), [(1, False), (2, False), (2, True)])
 async def test_killed_after_an_approval(
     store_url: str, tmp_path: Path, commits: int, *, rerun_safe: bool
 ) -> None:
@@ -117,7 +116,7 @@ async def test_killed_after_an_approval(
     check_store(store_url, tmp_path)
 
 
-@pytest.mark.parametrize("rerun_safe", [False, True])
+@pytest.mark.parametrize("rerun_safe", [False, pytest.param(True, marks=pytest.mark.soak)])
 async def test_unapproved_call_is_never_run_by_a_takeover(
     store_url: str, tmp_path: Path, *, rerun_safe: bool
 ) -> None:
