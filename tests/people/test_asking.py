@@ -56,7 +56,7 @@ def test_approvals_and_results_are_asked_for(hansard: Hansard, asking: str) -> N
     os.write(leader, b"{oops\n")
     said += _read_terminal(leader, b"reject): ")
     os.write(leader, b'{"eggs": 12}\n')
-    said += _read_terminal(leader, b"All done.")
+    said += _read_terminal(leader, b"All done.\r\nyou> ")
     os.write(leader, b"\x04")
     assert process.wait(SECONDS) == 0
     os.close(leader)
