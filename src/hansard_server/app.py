@@ -503,7 +503,9 @@ def _sub_agents(settings: Settings, store: Store, feeds: Feeds, clock: Clock) ->
         feeds,
         limits=settings.limits,
         settings=SubAgentSettings(
-            max_depth=settings.sub_agent_max_depth, max_s=settings.sub_agent_max_s
+            max_depth=settings.sub_agent_max_depth,
+            max_calls=settings.sub_agent_max_calls,
+            max_s=settings.sub_agent_max_s,
         ),
         clock=clock,
     )

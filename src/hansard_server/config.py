@@ -220,6 +220,13 @@ class Settings(BaseSettings):
         ge=0,
         le=16,
     )
+    sub_agent_max_calls: int = _setting(
+        32,
+        "How many calls of sub-agents a turn may make; one more is an error.",
+        unit="calls",
+        ge=0,
+        le=1_000,
+    )
     poll_floor_s: float = _setting(
         5.0,
         "How often a server looks into the store for news of the sessions that are followed, since "

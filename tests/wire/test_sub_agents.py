@@ -33,8 +33,10 @@ SLOW = [{"thinking": {"content": "hm"}}, {"pause_ms": 60_000}, DONE]
 
 @pytest.fixture
 async def quick(store_url: str, tmp_path: Path) -> AsyncIterator[Running]:
-    """Give a server whose sub-agents are two levels deep at most."""
-    settings = make_settings(tmp_path / "data", store_url, sub_agent_max_depth=2, lease_s=2)
+    """Give a server with sub-agents of two levels at most, and three calls a turn."""
+    settings = make_settings(
+        *(tmp_path / "data", store_url), sub_agent_max_depth=2, sub_agent_max_calls=3, lease_s=2
+    )
     async with running_server(settings) as running:
         yield running
     check_store(store_url, tmp_path / "data")
@@ -193,6 +195,18 @@ async def test_depth_is_limited(quick: Running) -> None:
     deepest = next(session for session in sessions if session.parent.depth == 2)
     events = await Talk(quick, "agent", deepest.key).events(types=["tool_output"])
     assert "levels deep" in events[0].tool_output.tool_output_json
+
+
+async def test_calls_of_a_turn_are_limited(quick: Running) -> None:
+    await create(quick, "helper", [DONE])
+    script = [task(), task(), DONE, task(), task(), DONE]
+    await create(quick, "agent", script, helper={"agent_key": "helper"})
+    talk = await Talk(quick).open_session()
+    for _ in range(2):
+        answers = outputs(await talk.send())
+        assert [("answer" in answer) for answer in answers] == [True, True, True, False]
+        assert "3 calls" in answers[3]["error"]
+    assert len(await sessions_of(quick, "helper")) == 6
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete"])

@@ -62,10 +62,12 @@ class SubAgentSettings:
 
     Attributes:
         max_depth: so many sessions may be above one.
+        max_calls: so many calls of sub-agents a turn may make.
         max_s: how long a call may take unless its configuration says otherwise, in seconds.
     """
 
     max_depth: int
+    max_calls: int
     max_s: float
 
 
@@ -172,6 +174,7 @@ class SessionSubAgents:
         max_s = self._parts.settings.max_s
         if configuration.HasField("timeout"):
             max_s = configuration.timeout.ToTimedelta().total_seconds()
+        await self._check_budget(task)
         begun = await self._begin(task)
         try:
             async with asyncio.timeout(max_s):
@@ -187,6 +190,35 @@ class SessionSubAgents:
     async def stop(self, task: SubAgentTask, interruption: Interruption) -> None:
         """End the turn that the call began, if it did and it has not ended."""
         await self._end(self._name_of(task), self._turn_id(task.tool_call_id), interruption)
+
+    async def _check_budget(self, task: SubAgentTask) -> None:
+        """Raise ToolError when the turn had made as many calls before this one as it may."""
+        # Told from the record, so that a call that is run again has the place that it had.
+        calls = await self._parts.store.read(self._read_calls)
+        max_calls = self._parts.settings.max_calls
+        if task.tool_call_id not in calls[:max_calls]:
+            raise ToolError(
+                f"A turn may make {max_calls} calls of sub-agents, and this would be one more."
+            )
+
+    def _read_calls(self, tx: ReadTx) -> list[str]:
+        """Return the ids of the running turn's calls of sub-agents, in their order."""
+        place = (self._session.tenant, self._session.uid)
+        turn_id = tx.read_pulses([place])[place].turn_id
+        if turn_id is None:
+            return []
+        scan = EventScan(
+            limit=SCAN_MAX_ROWS,
+            max_bytes=PAGE_MAX_BYTES,
+            max_rows=SCAN_MAX_ROWS,
+            after_sequence=max(tx.get_turn(*place, turn_id).first_sequence - 1, 0),
+            types=frozenset({EventType.TOOL_INPUT}),
+            turn_id=turn_id,
+            include_hidden=True,
+        )
+        found = tx.scan_events(*place, scan).events
+        calls = (event_pb2.Event.FromString(event.payload).tool_input for event in found)
+        return [call.tool_call_id for call in calls if call.tool_name == SUB_AGENT]
 
     async def _begin(self, task: SubAgentTask) -> _Begun:
         record = await self._parts.store.write(lambda tx: self._ensure_session(tx, task))
