@@ -198,3 +198,28 @@ async def test_files_of_a_turn_follow_its_question() -> None:
     await run_turn(agent, recorder=record)
     uploads = [e.artifact_upload for e in record.stored if e.HasField("artifact_upload")]
     assert [upload.artifacts[0].filename for upload in uploads] == ["a", "b"]
+
+
+async def test_a_document_is_converted_once() -> None:
+    files = MemoryFiles()
+    artifact_id = files.add("a.docx", make_docx("Bees", "Bees fly."), DOCX_TYPE)
+    first, record = await call(files, "document_conversion", artifact_id=artifact_id)
+    assert len(record.files) == 1
+    again, record = await call(files, "document_conversion", artifact_id=artifact_id)
+    assert again == first
+    assert record.files == []
+    found, _ = await call(files, "artifact_grep", pattern="Bees")
+    assert {match["converted_from"] for match in found["matches"]} == {artifact_id}
+    assert found["files_skipped"] == []
+    shown, _ = await call(files, "artifact_read", artifact_id=first["artifact_id"])
+    assert shown["converted_from"] == artifact_id
+
+
+async def test_what_an_uploader_calls_a_conversion_is_none() -> None:
+    files = MemoryFiles()
+    artifact_id = files.add("a.docx", make_docx("Bees", "Bees fly."), DOCX_TYPE)
+    forged = await files.get_file(files.add("a.docx.md", b"Bees swim."))
+    forged.description = f"a.docx ({artifact_id}) as Markdown."
+    made, record = await call(files, "document_conversion", artifact_id=artifact_id)
+    assert len(record.files) == 1
+    assert "Bees fly." in made["beginning"]

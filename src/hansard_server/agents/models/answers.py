@@ -9,7 +9,7 @@ from hansard_server.agents.models.evidence import Judged, judge
 from hansard_server.agents.models.passages import Passage, is_heading_only, split_lines
 
 UNKNOWN = "I do not know."
-_FITS = 0.58
+_FITS = 0.54
 # The best passage is quoted, and others that are nearly as good.
 _NEARLY = 0.85
 _QUOTED_MAX = 3
@@ -36,7 +36,7 @@ def rank(talk: Conversation) -> Sequence[Judged]:
     lines = found.shown or found.hits
     passages = [
         *(passage for passage in split_lines(lines.values()) if not is_heading_only(passage)),
-        *found.passages.values(),
+        *(section for sections in found.passages.values() for section in sections),
     ]
     return judge(talk.question, passages)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hansard.v1 import artifact_pb2, event_pb2
 from hansard_server.agents.api import Json
 from hansard_server.agents.json_text import NotJson, parse_json
-from hansard_server.agents.models.passages import Line, Passage, Source
+from hansard_server.agents.models.passages import Line, Passage, Source, split_sections
 from hansard_server.agents.models.question import Question, read_question
 
 _FOLLOW_UP_TERMS = 3
@@ -31,7 +31,7 @@ class Findings:
         files_searched: how many files a search went through.
         hits: the lines that searches of files have found, each once.
         shown: the lines that were read, each once.
-        passages: what searches of corpora have found, each once.
+        passages: what searches of corpora have found, each once, cut at its headings.
         skipped: files that could not be searched, with the reason.
         done: the answers of tools that do something, by kind.
         problems: what tools said that failed.
@@ -41,7 +41,7 @@ class Findings:
     files_searched: int = 0
     hits: dict[tuple[str, int], Line] = field(default_factory=dict)
     shown: dict[tuple[str, int], Line] = field(default_factory=dict)
-    passages: dict[tuple[str, int], Passage] = field(default_factory=dict)
+    passages: dict[tuple[str, int], Sequence[Passage]] = field(default_factory=dict)
     skipped: dict[str, tuple[str, str]] = field(default_factory=dict)
     done: defaultdict[str, list[Mapping[str, Json]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -214,7 +214,8 @@ def _take_output(
                 found.shown[line.source.key, line.number] = line
         case "corpora_search":
             for passage in _passages(result):
-                found.passages.setdefault((passage.source.key, passage.first), passage)
+                key = (passage.source.key, passage.first)
+                found.passages.setdefault(key, list(split_sections(passage)))
         case "document_conversion":
             beginning = str(result.get("beginning", "")).split("\n")
             shown = [{"line": n, "text": text} for n, text in enumerate(beginning, 1)]

@@ -26,6 +26,8 @@ _SOURCE = 0.8
 _SAME_SOURCE = 0.3
 _WRONG_KIND = 0.65
 _UNNAMED = 0.7
+_OTHER_SUBJECT = 0.8
+_SUBJECT_SHARE = 0.6
 _UNASKED = 0.9
 
 
@@ -88,15 +90,24 @@ def judge(question: Question, passages: Sequence[Passage]) -> list[Judged]:
         key: {term: max(view.found[term] for view in group) for term in question.terms}
         for key, group in by_source.items()
     }
-    judged = [
-        Judged(
-            view.passage,
-            view.score(question, weights, in_sources[view.passage.source.key]) / whole,
-        )
-        for view in views
-    ]
+    about = {
+        key: 1.0 if _is_about(found, weights) else _OTHER_SUBJECT
+        for key, found in in_sources.items()
+    }
+    judged = []
+    for view in views:
+        key = view.passage.source.key
+        value = view.score(question, weights, in_sources[key]) / whole
+        judged.append(Judged(view.passage, value * about[key]))
     order = sorted(range(len(judged)), key=lambda index: (-judged[index].score, index))
     return [judged[index] for index in order]
+
+
+def _is_about(found: Mapping[Term, float], weights: Mapping[Term, float]) -> bool:
+    """Tell whether a source has, anywhere, enough of what the question is about."""
+    counted = {term: weight for term, weight in weights.items() if not term.is_light}
+    held = sum(weight * min(1.0, found[term] / _SIMILAR) for term, weight in counted.items())
+    return held >= _SUBJECT_SHARE * sum(counted.values())
 
 
 def _weights(terms: Sequence[Term], views: Sequence[_View]) -> dict[Term, float]:
@@ -154,7 +165,8 @@ class _View:
 
     def _fits(self, question: Question, index: int) -> bool:
         """Tell whether the sentence has the kind of thing that is asked for."""
-        return fits_kind(question.expected, self._sentences[index].text) and all(
+        sentence = self._sentences[index]
+        return fits_kind(question, sentence.text, sentence.above) and all(
             self._in_sentence[term][index] for term in question.terms if term.measured
         )
 

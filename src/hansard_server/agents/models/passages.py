@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 _PASSAGE_MAX_LINES = 12
@@ -78,6 +78,24 @@ def split_lines(lines: Iterable[Line]) -> Iterator[Passage]:
     ordered = sorted(lines, key=lambda line: (line.source.key, line.number))
     for _, file in groupby(ordered, key=lambda line: line.source.key):
         yield from _split(list(file))
+
+
+def split_sections(passage: Passage) -> Iterator[Passage]:
+    """Yield the parts of a passage that begin with headings: each is about its own thing."""
+    above = passage.headings
+    part: list[str] = []
+    for line in passage.lines:
+        heading = _HEADING.match(line)
+        if heading and any(text.strip() and not _HEADING.match(text) for text in part):
+            yield replace(passage, lines=_stripped(part), headings=above)
+            # Of the headings above, the passage tells only those of its first part.
+            part, above = [], (*passage.headings[:-1], heading[1])
+        part.append(line)
+    yield replace(passage, lines=_stripped(part), headings=above)
+
+
+def _stripped(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple("\n".join(lines).strip("\n").split("\n"))
 
 
 def near_runs(

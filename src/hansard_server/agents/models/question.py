@@ -79,11 +79,12 @@ _MEASURE_WEIGHT = 0.5
 _MONEY = re.compile(
     r"\b(costs?|prices?|fees?|fines?|pays?|paid|expensive|wages?|salary|salaries|rent|earns?)\b"
 )
-_MONEY_ASKED = re.compile(r"\b(how much|what|which|how expensive)\b")
+_MONEY_ASKED = re.compile(r"\b(how much|how expensive|what)\b(?! currency)")
 _CURRENCIES = re.compile(
     r"[$\N{EURO SIGN}\N{POUND SIGN}\N{YEN SIGN}]|\b(euros?|pounds?|dollars?|cents?|pence|francs?"
-    r"|eur|usd|gbp|chf|free|price|fee|percent)\b"
+    r"|eur|usd|gbp|chf)\b"
 )
+_FREE = re.compile(r"\b(free|gratis|nothing|no charge|without charge)\b")
 
 _NUMBERS = {
     word: str(value)
@@ -297,22 +298,30 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", kept)
 
 
-def fits_kind(expected: Expected, text: str) -> bool:
-    """Tell whether the text has what such a question asks for."""
-    match expected:
-        case Expected.ANYTHING:
-            return True
-        case Expected.NAME:
-            # The first word of a sentence begins with a capital letter whatever it is.
-            return bool(re.search(r"[^.!?>#|\s]\s+[(\"'“]?[^\W\d_a-z]\w", text))
-    found = set(_TOKEN.findall(fold(text).lower()))
+def fits_kind(question: Question, text: str, above: str = "") -> bool:
+    """Tell whether the text has what such a question asks for, and does not say itself.
+
+    `above`: the heading or the head of the table, which may name the currency of an amount.
+    """
+    expected = question.expected
+    if expected is Expected.ANYTHING:
+        return True
+    asked = {*question.topic, *(term.stem for term in question.terms)}
+    if expected is Expected.NAME:
+        # The first word of a sentence begins with a capital letter whatever it is.
+        names = re.findall(r"(?<=[^.!?>#|\s]\s)[(\"'\u201c]?([^\W\d_a-z]\w+)", fold(text))
+        return any(not {name.lower(), stem(name.lower())} & asked for name in names)
+    found = set(_TOKEN.findall(fold(text).lower())) - asked
     has_number = any(any(c.isdigit() for c in word) for word in found) or bool(
         found & _NUMBER_WORDS
     )
     if expected is Expected.MONEY:
-        return bool(_CURRENCIES.search(text.lower()))
+        lower = text.lower()
+        return bool(_FREE.search(lower)) or (
+            has_number and bool(_CURRENCIES.search(f"{above.lower()} {lower}"))
+        )
     if expected is Expected.NUMBER:
-        return has_number or bool(found & {"free", "single", "no", "none", "nothing", "one"})
+        return has_number or bool(found & {"single", "no", "none", "nothing", "one"})
     return has_number or bool(found & (_MONTHS | _DAYS | _TIMES))
 
 
