@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from hansard_server.domain.errors import StoreUnavailable
-from hansard_server.repository.sql import store as store_module
+from hansard_server.repository.sql import jobs
 from hansard_server.repository.sql.engine import writing
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.tables import events
@@ -20,7 +20,7 @@ async def test_command_that_waits_for_a_stuck_database_is_given_up(
     engine: Engine, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await with_session(store)
-    monkeypatch.setattr(store_module, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(jobs, "ANSWER_TIMEOUT_S", 0.3)
     with writing(engine).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE session_heads IN ACCESS EXCLUSIVE MODE"))
