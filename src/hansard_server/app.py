@@ -213,7 +213,7 @@ class Server:
         self._run("sweeper", sweeper.run())
         blobs = await _open_blobs(settings)
         self._run("artifact_sweep", self._artifact_sweep(store, blobs).run())
-        feeds = Feeds()
+        feeds = Feeds(hurried=lambda: self._calls.unanswered > 0)
         replica = await Replica.open(settings, store, feeds)
         closers.add("replica", replica.close)
         corpora = Corpora(store, limits=settings.limits, tokens=tokens, clock=self._clock)

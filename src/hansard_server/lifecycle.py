@@ -86,10 +86,14 @@ def shutting_down(*, sequence: int | None = None) -> ServerShuttingDown:
 
 
 class Calls:
-    """Counts the calls that run now; a context manager around each of them."""
+    """Counts the calls that run now; a context manager around each of them.
+
+    `unanswered` counts those of them that have one answer, which their callers wait for.
+    """
 
     def __init__(self) -> None:
         self.running = 0
+        self.unanswered = 0
         self._none = asyncio.Event()
         self._none.set()
 

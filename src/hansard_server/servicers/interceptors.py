@@ -120,7 +120,10 @@ class AccessLog:
         call.metadata = call.context.invocation_metadata() or ()
         call.request_id = _request_id(call.metadata)
         call.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        # Streams last; who sends one message and waits for one is in a hurry.
+        unanswered = not (call.method.request_streaming or call.method.response_streaming)
         with self._calls:
+            self._calls.unanswered += unanswered
             try:
                 return await proceed(call)
             except BaseException:
@@ -130,6 +133,7 @@ class AccessLog:
                     call.code = "CANCELLED"
                 raise
             finally:
+                self._calls.unanswered -= unanswered
                 self._write(call, time.perf_counter() - started)
 
     def _write(self, call: Call, seconds: float) -> None:

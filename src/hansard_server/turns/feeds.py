@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hansard_server.agents.api import TextKind
@@ -222,10 +222,10 @@ def _age(turn: TurnRecord) -> tuple[int, int, int]:
 class Feeds:
     """The feeds of all sessions that somebody uses in this process."""
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, *, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Start with none; `hurried` tells whether a call waits for its answer."""
         self._feeds: dict[SessionUid, SessionFeed] = {}
-        self._turnstile = Turnstile()
+        self._turnstile = Turnstile(hurried=hurried)
         self.draining = False
 
     @contextlib.contextmanager

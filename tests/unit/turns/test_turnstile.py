@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from hansard_server.turns.feeds import SessionFeed
-from hansard_server.turns.turnstile import READERS_A_ROUND, Turnstile
+from hansard_server.turns.turnstile import READERS_A_ROUND, READERS_BETWEEN_PAUSES, Turnstile
 
 READERS = 1_000
 STEPS = 10
@@ -67,3 +67,17 @@ async def test_reader_that_leaves_while_it_is_let_through_loses_no_place() -> No
     first.cancel()
     async with asyncio.timeout(10):
         await second
+
+
+async def test_pauses_for_whoever_waits_for_an_answer() -> None:
+    loop = asyncio.get_running_loop()
+    hurried = True
+    turnstile = Turnstile(hurried=lambda: hurried)
+    waiters = [loop.create_future() for _ in range(4 * READERS_BETWEEN_PAUSES)]
+    turnstile.admit(waiters)
+    for _ in range(READERS_BETWEEN_PAUSES):
+        await asyncio.sleep(0)
+    passed = sum(waiter.done() for waiter in waiters)
+    assert READERS_BETWEEN_PAUSES <= passed < len(waiters)
+    hurried = False
+    await asyncio.gather(*waiters)
