@@ -194,31 +194,39 @@ class SessionSubAgents:
     async def _check_budget(self, task: SubAgentTask) -> None:
         """Raise ToolError when the turn had made as many calls before this one as it may."""
         # Told from the record, so that a call that is run again has the place that it had.
-        calls = await self._parts.store.read(self._read_calls)
+        earlier = await self._parts.store.read(lambda tx: self._count_earlier(tx, task))
         max_calls = self._parts.settings.max_calls
-        if task.tool_call_id not in calls[:max_calls]:
+        if earlier >= max_calls:
             raise ToolError(
                 f"A turn may make {max_calls} calls of sub-agents, and this would be one more."
             )
 
-    def _read_calls(self, tx: ReadTx) -> list[str]:
-        """Return the ids of the running turn's calls of sub-agents, in their order."""
+    def _count_earlier(self, tx: ReadTx, task: SubAgentTask) -> int:
+        """Return how many calls of sub-agents the running turn has made before this one."""
         place = (self._session.tenant, self._session.uid)
         turn_id = tx.read_pulses([place])[place].turn_id
         if turn_id is None:
-            return []
-        scan = EventScan(
-            limit=SCAN_MAX_ROWS,
-            max_bytes=PAGE_MAX_BYTES,
-            max_rows=SCAN_MAX_ROWS,
-            after_sequence=max(tx.get_turn(*place, turn_id).first_sequence - 1, 0),
-            types=frozenset({EventType.TOOL_INPUT}),
-            turn_id=turn_id,
-            include_hidden=True,
-        )
-        found = tx.scan_events(*place, scan).events
-        calls = (event_pb2.Event.FromString(event.payload).tool_input for event in found)
-        return [call.tool_call_id for call in calls if call.tool_name == SUB_AGENT]
+            return 0
+        count = 0
+        after: int | None = max(tx.get_turn(*place, turn_id).first_sequence - 1, 0)
+        while after is not None:
+            scan = EventScan(
+                limit=_CALLS_MAX,
+                max_bytes=PAGE_MAX_BYTES,
+                max_rows=SCAN_MAX_ROWS,
+                after_sequence=after,
+                types=frozenset({EventType.TOOL_INPUT}),
+                turn_id=turn_id,
+                include_hidden=True,
+            )
+            page = tx.scan_events(*place, scan)
+            for event in page.events:
+                call = event_pb2.Event.FromString(event.payload).tool_input
+                if call.tool_call_id == task.tool_call_id:
+                    return count
+                count += call.tool_name == SUB_AGENT
+            after = page.resume_at
+        return count
 
     async def _begin(self, task: SubAgentTask) -> _Begun:
         record = await self._parts.store.write(lambda tx: self._ensure_session(tx, task))
