@@ -7,10 +7,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -130,6 +131,11 @@ class Closers:
     def add(self, name: str, close: Callable[[], Awaitable[object]]) -> None:
         """Have `close` called when the server stops, before what was added earlier."""
         self._closers.append((name, close))
+
+    def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run the work in a task of its own, which is cancelled when it is to be closed."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.add(name, partial(cancel, task))
 
     async def close(self, within_s: float) -> None:
         """Close everything. One that fails, or is late, is logged and keeps no other waiting."""

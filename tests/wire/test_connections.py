@@ -92,7 +92,7 @@ async def test_connection_takes_so_many_streams_and_no_more(limited: Running) ->
 async def test_silent_connection_is_closed(
     databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, secured: bool
 ) -> None:
-    monkeypatch.setattr("hansard_server.app._HANDSHAKE_TIMEOUT_MS", 300)
+    monkeypatch.setattr("hansard_server.app.listener._HANDSHAKE_TIMEOUT_MS", 300)
     settings = make_settings(tmp_path / "data", databases.migrated("sqlite"))
     tls = Authority("ours").issue().write(tmp_path) if secured else {}
     async with serving(settings, **tls) as address:
