@@ -24,6 +24,7 @@ NAMES = frozenset(
         "decision.made",
         "write.committed",
         "turn.taken",
+        "turn.ended",
         "fork.begun",
         "fork.piece",
         "fork.copied",

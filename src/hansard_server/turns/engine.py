@@ -471,6 +471,7 @@ class TurnEngine:
             waiting=turn.status is TurnStatus.REQUIRES_ACTION,
         )
         finished = await self._submit_end(command)
+        hit("turn.ended")
         self.on_ended(finished)
         if finished.next_turn is not None:
             self.start(finished.next_turn)

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -43,10 +44,12 @@ from hansard_server.repository.commands import (
 )
 from hansard_server.turns.engine import Interruption, TurnEngine
 from hansard_server.turns.feeds import Feeds
+from hansard_server.turns.mirrors import TurnKey
 from hansard_server.turns.patience import outlast
 
 _log = structlog.get_logger("hansard.turns")
 
+_TURN_PREFIX = "trn_sub_"
 _NAME_MAX_CHARACTERS = 255
 _LOOK_EVERY_S = 5.0
 _CALLS_MAX = 256
@@ -99,6 +102,7 @@ class AllSubAgents:
         self.clock = clock
         self._engine: TurnEngine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> TurnEngine:
@@ -110,6 +114,7 @@ class AllSubAgents:
         """Run turns by the engine, and end them with its own; return what closes this."""
         self._engine = engine
         engine.on_ended = self._on_ended
+        self._watch = asyncio.create_task(self._end_orphans_by_and_by(), name="sub-agents-orphans")
         return self._close
 
     def of_session(self, session: SessionRecord) -> SessionSubAgents:
@@ -118,6 +123,9 @@ class AllSubAgents:
 
     async def _close(self) -> None:
         """Return when what was to be ended has been."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -131,6 +139,26 @@ class AllSubAgents:
         closed = set(_closed_calls(finished.events))
         if closed:
             self.later(self._stop_calls(finished.turn, closed))
+
+    async def _end_orphans_by_and_by(self) -> None:
+        """End turns of calls whose own turn ended with nobody left to say so; look now and then."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            try:
+                await self._end_orphans()
+            except DomainError as error:
+                _log.warning("orphans_not_ended", reason=error.reason)
+            except Exception:  # noqa: BLE001 - logged with its traceback; the next round tries again
+                _log.exception("orphans_not_ended")
+
+    async def _end_orphans(self) -> None:
+        for tenant, session_uid, turn_id in self.engine.turn_keys:
+            if turn_id.startswith(_TURN_PREFIX):
+                find = partial(_find_orphan, place=(tenant, session_uid, turn_id))
+                orphan = await self.store.read(find)
+                if orphan is not None:
+                    _log.info("orphan_ended", turn_id=turn_id)
+                    await self.engine.interrupt(orphan, _ENDED)
 
     async def _stop_calls(self, turn: TurnRecord, call_ids: set[str]) -> None:
         """End what the calls of a turn that has ended began."""
@@ -385,11 +413,38 @@ class SessionSubAgents:
         )
 
     def _turn_id(self, tool_call_id: str) -> str:
-        return f"trn_{self._digest(f'turn/{tool_call_id}')}"
+        return _turn_id(self._session.uid, tool_call_id)
 
     def _digest(self, what: str) -> str:
-        digest = hashlib.sha256(f"{self._session.uid}/{what}".encode()).digest()
-        return base64.b32encode(digest[:15]).decode().lower()
+        return _digest(self._session.uid, what)
+
+
+def _turn_id(caller_uid: str, tool_call_id: str) -> str:
+    """Return the id of the turn that a call in the caller's session begins."""
+    return _TURN_PREFIX + _digest(caller_uid, f"turn/{tool_call_id}")
+
+
+def _digest(caller_uid: str, what: str) -> str:
+    digest = hashlib.sha256(f"{caller_uid}/{what}".encode()).digest()
+    return base64.b32encode(digest[:15]).decode().lower()
+
+
+def _find_orphan(tx: ReadTx, place: TurnKey) -> TurnRecord | None:
+    """Return the turn that a call began if it has not ended, and the call is open no more."""
+    tenant, session_uid, turn_id = place
+    try:
+        turn = tx.get_turn(*place)
+        caller = (tenant, _parent_of(tx.get_session_by_uid(tenant, session_uid)).session_uid)
+    except (SessionNotFound, TurnNotFound):
+        return None
+    if turn.status.ended:
+        return None
+    pulse = tx.read_pulses([caller]).get(caller)
+    if pulse is None or pulse.deleted or pulse.turn_id is None:
+        return turn
+    open_calls = tx.get_turn(*caller, pulse.turn_id).open_calls
+    called = any(_turn_id(caller[1], call.tool_call_id) == turn_id for call in open_calls)
+    return None if called else turn
 
 
 def _parent_of(session: SessionRecord) -> session_pb2.SessionParent:
