@@ -43,13 +43,13 @@ async def check_answer(text: str, schema: OutputSchema, *, max_bytes: int) -> st
     size = len(answer.encode())
     if size > max_bytes:
         raise Misfit(f"The answer has {size:,} bytes, and may have {max_bytes:,}.")
-    from hansard_server.agents.json_schema import TooMuchWork  # noqa: PLC0415
+    from hansard_server.agents.bounded_schemas import NotApplicable, TooMuchWork  # noqa: PLC0415
 
     try:
         faults = await asyncio.to_thread(_faults, answer, schema)
     except NotJson as error:
         raise Misfit(f"The answer is not JSON: {error}.") from None
-    except TooMuchWork as error:
+    except (TooMuchWork, NotApplicable) as error:
         raise AgentProcessingFailed(
             f"the answer could not be checked against the schema {schema.name}: {error}"
         ) from None

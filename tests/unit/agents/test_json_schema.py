@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from hansard_server.agents.bounded_schemas import TooMuchWork
 from hansard_server.agents.json_schema import (
     SCHEMA_MAX_LEVELS,
-    TooMuchWork,
     UnusableSchema,
     find_faults,
     read_schema,
@@ -95,6 +96,28 @@ def test_a_schema_that_can_not_be_used(text: str, words: str) -> None:
     assert str(refused.value).startswith(words)
 
 
+ELSEWHERE = {"$ref": "#/components/schemas/a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"pattern": "("}, "#/components/schemas/a/pattern: is no RE2 expression"),
+        ({"items": {"minLength": "1"}}, "#/components/schemas/a/items/minLength: must be a whole"),
+        ({"unevaluatedItems": False}, "#/components/schemas/a/unevaluatedItems: is not supported"),
+        ({"$ref": "#/components/schemas/b"}, "#/components/schemas/a/$ref: there is no such place"),
+    ],
+)
+def test_what_a_reference_leads_to_is_checked_wherever_it_stands(
+    part: dict[str, Any], words: str
+) -> None:
+    usable = {"$ref": "#/components", "components": {"minimum": 3, "schemas": {"a": {}}}}
+    assert faults(usable, 2) == ["$: 2 is less than the minimum of 3"]
+    with pytest.raises(UnusableSchema) as refused:
+        faults({**ELSEWHERE, "components": {"schemas": {"a": part}}}, {})
+    assert str(refused.value).startswith(words)
+
+
 def nested(levels: int) -> str:
     return '{"not":' * (levels - 1) + "{}" + "}" * (levels - 1)
 
@@ -137,6 +160,30 @@ def test_expressions_that_kill_others_take_no_time() -> None:
     assert faults({"pattern": evil}, "a" * 50_000 + "!") == [f"$: does not match '{evil}'"]
     many = {"patternProperties": {evil: {"type": "null"}}, "additionalProperties": True}
     assert faults(many, {"a" * 50_000 + "!": 1}) == []
+
+
+def test_a_dialect_inside_a_schema_brings_no_other_expressions() -> None:
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(a+)+$"}
+    assert len(faults({"properties": {"a": schema}}, {"a": "a" * 50_000 + "!"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("items", "alike"),
+    [
+        ([1, True], False),
+        (["1", 1], False),
+        ([0, False], False),
+        (["\ud800", "?"], False),
+        ([math.inf, 1e308], False),
+        ([[], {}], False),
+        ([1, 1.0], True),
+        ([{"a": 1, "b": [2.0]}, {"b": [2], "a": 1.0}], True),
+        ([math.inf, math.inf], True),
+    ],
+)
+def test_items_are_told_apart_as_json(items: list[Any], alike: bool) -> None:  # noqa: FBT001
+    expected = ["$: has the same item twice"] if alike else []
+    assert faults({"uniqueItems": True}, items) == expected
 
 
 def test_many_equal_objects_are_found_at_once() -> None:

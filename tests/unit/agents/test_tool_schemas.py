@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,3 +132,28 @@ def test_pattern_that_would_take_for_ever_does_not() -> None:
     schema = {"type": "object", "properties": {"a": {"pattern": "^(a+)+$"}}}
     check_schema(schema)
     assert len(find_errors({"a": "a" * 100_000 + "!"}, schema)) == 1
+
+
+def test_many_faults_of_a_large_value_take_neither_time_nor_memory() -> None:
+    schema = {"type": "object", "properties": {"a": {"allOf": [{"type": "string"}] * 4_000}}}
+    check_schema(schema)
+    begun = time.thread_time()
+    tracemalloc.start()
+    with pytest.raises(BadSchema, match="too long"):
+        find_errors({"a": [["x" * 20] * 20_000]}, schema)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.thread_time() - begun < 10
+    assert most < 50_000_000
+
+
+def test_schema_whose_reference_leads_to_no_schema_is_refused_when_it_is_met() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/x"}},
+        "x": {"minLength": "q", "pattern": ["("]},
+    }
+    check_schema(schema)
+    assert find_errors({}, schema) == []
+    with pytest.raises(BadSchema, match="can't be applied"):
+        find_errors({"a": "b"}, schema)
