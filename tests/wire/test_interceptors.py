@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
@@ -24,6 +26,7 @@ from hansard_server.repository.api import Store
 from hansard_server.servicers.admission import Admission, RequestReader
 from hansard_server.servicers.arrivals import CHANNELZ_OPTION, count_arrivals
 from hansard_server.servicers.entrance import Authentication, Authorization
+from hansard_server.servicers.health import Health, HealthServicer
 from hansard_server.servicers.interceptors import (
     AccessLog,
     DrainGate,
@@ -164,9 +167,7 @@ async def running_bench(**limits: Any) -> AsyncIterator[Bench]:
     kinds, drain, calls = Kinds(), Drain(), Calls()
     chain = interceptors(drain, calls, **limits)
     options = [("grpc.http2.bdp_probe", 0), CHANNELZ_OPTION]
-    server, arrivals = count_arrivals(
-        lambda: grpc.aio.server(interceptors=[Pipeline(chain, Stalls(0))], options=options)
-    )
+    server, arrivals = count_arrivals(lambda: grpc.aio.server(options=options))
     admission = chain[0]
     assert isinstance(admission, Admission)
     admission.count(arrivals)
@@ -176,7 +177,9 @@ async def running_bench(**limits: Any) -> AsyncIterator[Bench]:
         )
         for kind in KINDS
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    pipeline = Pipeline(chain, Stalls(0))
+    pipeline.add_registered_method_handlers(SERVICE, handlers)
+    pipeline.serve(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -362,6 +365,20 @@ async def test_unknown_method_is_left_to_grpc(bench: Bench) -> None:
     assert refused.code is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_only_probes_are_known_to_grpc_by_name() -> None:
+    pipeline = Pipeline(interceptors(Drain(), Calls()), Stalls(0))
+    handler: Any = grpc.unary_unary_rpc_method_handler(Kinds().unary_unary)
+    pipeline.add_registered_method_handlers(SERVICE, {"unary_unary": handler})
+    health = HealthServicer(Health((), Drain()), Drain())
+    health_pb2_grpc.add_HealthServicer_to_server(health, pipeline)
+    server = Mock()
+    pipeline.serve(server)
+    server.add_generic_rpc_handlers.assert_called_once_with((pipeline,))
+    [named] = server.add_registered_method_handlers.call_args_list
+    assert named.args[0] == "grpc.health.v1.Health"
+    assert set(named.args[1]) == {"Check", "List", "Watch"}
+
+
 @pytest.mark.parametrize(
     "change", [lambda chain: chain[::-1], lambda chain: chain[:-1], lambda chain: chain + chain[:1]]
 )
@@ -386,13 +403,13 @@ async def test_abort_by_a_servicer_keeps_its_status() -> None:
         await context.abort(grpc.StatusCode.DATA_LOSS, "as I say")
         raise AssertionError
 
-    server = grpc.aio.server(interceptors=[Pipeline(interceptors(Drain(), Calls()), Stalls(0))])
+    server = grpc.aio.server()
+    pipeline = Pipeline(interceptors(Drain(), Calls()), Stalls(0))
     handler: Any = grpc.unary_unary_rpc_method_handler(
         aborts, Message.FromString, Message.SerializeToString
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE, {"unary_unary": handler}),)
-    )
+    pipeline.add_registered_method_handlers(SERVICE, {"unary_unary": handler})
+    pipeline.serve(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with open_channel(f"127.0.0.1:{port}") as channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from hansard_server.access.authentication import Authenticator
 from hansard_server.access.authorization import Authorizer
 from hansard_server.access.rates import LocalPermits, PermitSource, RateLimiter, StoredPermits
 from hansard_server.app.opening import open_certificates
+from hansard_server.app.services import Service
 from hansard_server.config import Settings
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.limits import KIB
@@ -50,8 +52,8 @@ class Entrance:
     closers: Closers
     clock: Clock
 
-    def make_server(self) -> grpc.aio.Server:
-        """Return a server without services, whose calls all come through the pipeline."""
+    def make_server(self, services: Iterable[Service]) -> grpc.aio.Server:
+        """Return a server of the services, whose calls all come through the pipeline."""
         settings = self.settings
         admission = Admission(
             max_calls=settings.process_max_calls,
@@ -59,10 +61,11 @@ class Entrance:
             max_uploads=settings.process_max_uploads,
         )
         pipeline = self._pipeline(Authorizer(self.store), admission)
-        server, arrivals = count_arrivals(
-            lambda: grpc.aio.server(interceptors=[pipeline], options=_grpc_options(settings))
-        )
+        for service in services:
+            service.register(service.servicer, pipeline)
+        server, arrivals = count_arrivals(lambda: grpc.aio.server(options=_grpc_options(settings)))
         admission.count(arrivals)
+        pipeline.serve(server)
         return server
 
     def _pipeline(self, authorizer: Authorizer, admission: Admission) -> Pipeline:

@@ -183,9 +183,7 @@ class Server:
             closers=closers,
             clock=self._clock,
         )
-        server = entrance.make_server()
-        for service in (*services, *make_companions(services, health, self.drain)):
-            service.register(service.servicer, server)
+        server = entrance.make_server((*services, *make_companions(services, health, self.drain)))
         self._door = await HttpDoor.open(settings)
         if self._door is not None:
             closers.add("http_door", self._door.close)

@@ -10,10 +10,10 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -89,6 +89,7 @@ class Call:
 
 
 Proceed = Callable[[Call], Awaitable[Any]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Interceptor(Protocol):
@@ -194,8 +195,14 @@ class DrainGate:
         return await proceed(call)
 
 
-class Pipeline(grpc.aio.ServerInterceptor):
-    """Wraps the handler of every method, once; unknown methods are left to grpc."""
+class Pipeline(grpc.GenericRpcHandler):
+    """Has the handler of every method, wrapped once; unknown methods are left to grpc.
+
+    The generated functions that add a servicer to a server take it for one. grpc itself hears of
+    one handler for all: it keeps a place for the next call of each method that it knows by name,
+    and goes through all of them for every call that comes. Probes alone have places of their own,
+    so that they don't wait behind others.
+    """
 
     def __init__(self, interceptors: Sequence[Interceptor], stalls: Stalls) -> None:
         """Take the interceptors from the outside in; `stalls` writes streams.
@@ -208,32 +215,39 @@ class Pipeline(grpc.aio.ServerInterceptor):
             raise RuntimeError(message)
         self._interceptors = tuple(interceptors)
         self._stalls = stalls
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._probes: dict[str, dict[str, Handler]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Do nothing: the generated functions hand over the same handlers by name, too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take the methods of a service. Raises TypeError as `wrap` does."""
+        wrapped = {
+            method: wrap(f"/{service}/{method}", handler, self._interceptors, self._stalls)
+            for method, handler in handlers.items()
+        }
+        if f"/{service}/" == _PROBES:
+            self._probes[service] = wrapped
+        self._handlers |= {f"/{service}/{method}": wrapped[method] for method in wrapped}
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """Have the server, which has not started, serve the methods that were taken."""
+        server.add_generic_rpc_handlers((self,))
+        for service, handlers in self._probes.items():
+            server.add_registered_method_handlers(service, handlers)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler to use; grpc calls this for every call."""
-        name = handler_call_details.method
-        wrapped = self._wrapped.get(name)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            wrapped = self._wrapped[name] = wrap(name, handler, self._interceptors, self._stalls)
-        return wrapped
+        return self._handlers.get(handler_call_details.method)
 
 
 def wrap(
     name: str,
-    handler: grpc.RpcMethodHandler[Any, Any],
+    handler: Handler,
     interceptors: Sequence[Interceptor],
     stalls: Stalls,
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> Handler:
     """Return a handler that takes bytes and passes every interceptor.
 
     For grpc every method takes a stream of requests, so that the one of a unary method is read
@@ -257,7 +271,7 @@ def wrap(
     return make(behavior, None, _serializer(handler.response_serializer))
 
 
-def describe(name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Method:
+def describe(name: str, handler: Handler) -> Method:
     """Return what there is to know of a method. Raises TypeError as `wrap` does."""
     behavior = getattr(
         handler,
