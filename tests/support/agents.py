@@ -114,6 +114,7 @@ class MemoryRecorder:
     stored: list[event_pb2.Event] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     deltas: list[tuple[TextKind, str] | None] = field(default_factory=list)
+    held: list[tuple[TextKind, str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     turn_id: str = TURN_ID
     flushed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -131,6 +132,17 @@ class MemoryRecorder:
         assert self.open_text is None or self.open_text[0] is kind, "two texts are open"
         self.open_text = (kind, (self.open_text[1] if self.open_text else "") + text)
         self.deltas.append((kind, text))
+
+    def put(self, kind: TextKind, text: str) -> bool:
+        assert text
+        assert self.open_text is None or self.open_text[0] is kind, "two texts are open"
+        self.open_text = (kind, (self.open_text[1] if self.open_text else "") + text)
+        (self.held if self.waits else self.deltas).append((kind, text))
+        return True
+
+    @property
+    def holding(self) -> bool:
+        return bool(self.waits) and self.open_text is not None
 
     def end_text(self, provider_data: bytes = b"") -> None:
         if self.open_text is None:
@@ -179,6 +191,8 @@ class MemoryRecorder:
             if event.sequence in self.hiding:
                 event.hide_reason = event_pb2.HIDE_REASON_COMPACTION
         self.hiding = set()
+        self.deltas += self.held
+        self.held = []
         self.flushed.set()
 
     def store(self, event: event_pb2.Event, turn_id: str | None = None) -> None:

@@ -394,6 +394,18 @@ class TurnRecorder(Protocol):
         """
         ...
 
+    def put(self, kind: TextKind, text: str) -> bool:
+        """Do what `show` does, if that takes no wait, and return whether it did. While an event
+        waits the text is put behind it, and shown by the next `flush`, which the caller owes before
+        it waits for anything else.
+        """
+        ...
+
+    @property
+    def holding(self) -> bool:
+        """Whether a text waits to be shown, behind an event that waits to be written."""
+        ...
+
     def end_text(self, provider_data: bytes = b"") -> None:
         """Make the open text an event that waits. Does nothing when no text is open."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from hansard_server.agents.api import (
     Part,
     TurnRecorder,
 )
+from hansard_server.agents.begun import Begun
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.domain.errors import ModelUnavailable
 
@@ -128,16 +129,23 @@ class Attempts:
         """Yield the model's parts. Raises ModelUnavailable when the step's time is over; only the
         wait for the model is cut short then, never a write.
         """
-        parts = self._model.respond(request)
+        parts = self.begin(request)
         try:
-            while (part := await self._within_time(anext(parts, None))) is not None:
+            while True:
+                begun = Begun(anext(parts, None))
+                part = begun.value if begun.done else await self.within_time(begun)
+                if part is None:
+                    return
                 yield part
         finally:
-            close = getattr(parts, "aclose", None)
-            if close is not None:
-                await close()
+            await close(parts)
 
-    async def _within_time(self, waiting: Awaitable[Part | None]) -> Part | None:
+    def begin(self, request: ModelRequest) -> AsyncIterator[Part]:
+        """Return the model's own parts, for whoever waits for each `within_time`."""
+        return self._model.respond(request)
+
+    async def within_time(self, waiting: Awaitable[T]) -> T:
+        """Return what `waiting` comes to. Raises ModelUnavailable when the step's time is over."""
         time = asyncio.timeout_at(self._deadline)
         try:
             async with time:
@@ -148,3 +156,10 @@ class Attempts:
             raise ModelUnavailable(
                 f"The model's answer took longer than {self._step_max_s:g} s."
             ) from None
+
+
+async def close(parts: AsyncIterator[Part]) -> None:
+    """End an answer: one that is left in the middle gives back its connection now."""
+    end = getattr(parts, "aclose", None)
+    if end is not None:
+        await end()

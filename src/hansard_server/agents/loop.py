@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import (
     ContextOverflow,
-    Model,
     ModelFailed,
     ModelInterrupted,
     ModelRequest,
@@ -21,8 +22,9 @@ from hansard_server.agents.api import (
     TurnContext,
     TurnRecorder,
 )
-from hansard_server.agents.attempts import Attempts, Backoff
+from hansard_server.agents.attempts import Attempts, Backoff, close
 from hansard_server.agents.awaited import run_calls
+from hansard_server.agents.begun import Begun
 from hansard_server.agents.calls import RecordedCall, ToolRunner
 from hansard_server.agents.compaction import Compactor
 from hansard_server.agents.instructions import render_templates
@@ -102,7 +104,7 @@ async def run_agent(
 
 
 async def _call_model(  # noqa: C901 - one answer, from its first part to its last
-    model: Model,
+    attempts: Attempts,
     runner: ToolRunner,
     recorder: TurnRecorder,
     limits: AgentLimits,
@@ -113,12 +115,13 @@ async def _call_model(  # noqa: C901 - one answer, from its first part to its la
     """Record what the model says; return the tool calls that it made, recorded but not run."""
     text = _Text(recorder, limits, answer)
     calls: list[RecordedCall] = []
-    parts = model.respond(request)
+    parts = attempts.begin(request)
     try:
-        while (part := await _next_part(parts, recorder, limits.settle_s)) is not None:
+        while (part := await _next_part(parts, attempts, recorder, limits.settle_s)) is not None:
             match part:
                 case TextDelta(kind, delta):
-                    await text.show(kind, delta)
+                    if not text.put(kind, delta):
+                        await text.show(kind, delta)
                 case TextEnd(provider_data):
                     text.end(provider_data)
                 case ToolCall():
@@ -139,7 +142,7 @@ async def _call_model(  # noqa: C901 - one answer, from its first part to its la
     except ModelFailed as error:
         raise AgentProcessingFailed(str(error)) from error
     finally:
-        await _close(parts)
+        await close(parts)
     if calls:
         await text.release()
     text.end()
@@ -147,32 +150,59 @@ async def _call_model(  # noqa: C901 - one answer, from its first part to its la
 
 
 async def _next_part(
-    parts: AsyncIterator[Part], recorder: TurnRecorder, settle_s: float
+    parts: AsyncIterator[Part], attempts: Attempts, recorder: TurnRecorder, settle_s: float
 ) -> Part | None:
     """Return the model's next part; None: there is none. What waits is written if it takes long."""
+    begun = Begun(anext(parts, None))
+    if begun.done:
+        return begun.value
     if not recorder.waiting:
-        return await anext(parts, None)
-    task = asyncio.create_task(_next(parts))
+        return await attempts.within_time(begun)
+    return await _write_meanwhile(attempts.within_time(begun), recorder, settle_s)
+
+
+async def _write_meanwhile(
+    waiting: Coroutine[Any, Any, Part | None], recorder: TurnRecorder, settle_s: float
+) -> Part | None:
+    """Return what `waiting` comes to, and when what waits is written, if that was begun.
+
+    The model stays in this task, in which it may have begun something that is bound to it. Raises
+    what keeps it from being written, at once.
+    """
+    loop = asyncio.get_running_loop()
+    scope = asyncio.timeout(None)
+    writing: asyncio.Task[None] | None = None
+
+    def stop(written: asyncio.Task[None]) -> None:
+        if not written.cancelled() and written.exception() is not None and not scope.expired():
+            with contextlib.suppress(RuntimeError):  # the model was sooner
+                scope.reschedule(loop.time())
+
+    def write() -> None:
+        nonlocal writing
+        writing = loop.create_task(recorder.flush())
+        writing.add_done_callback(stop)
+
+    # A text that waits behind an event is to be seen.
+    timer = loop.call_later(0 if recorder.holding else settle_s, write)
+    part: Part | None = None
     try:
-        done, _ = await asyncio.wait((task,), timeout=settle_s)
-        if not done:
-            await recorder.flush()
-        return await task
-    except BaseException:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with scope:
+            part = await waiting
+    except TimeoutError:
+        if not scope.expired():
+            raise
+    except asyncio.CancelledError:
+        if writing is not None:
+            writing.cancel()
         raise
-
-
-async def _next(parts: AsyncIterator[Part]) -> Part | None:
-    return await anext(parts, None)
-
-
-async def _close(parts: AsyncIterator[Part]) -> None:
-    # An answer that is left in the middle gives back its connection now, not when collected.
-    close = getattr(parts, "aclose", None)
-    if close is not None:
-        await close()
+    finally:
+        timer.cancel()
+        if writing is not None:
+            await asyncio.gather(writing, return_exceptions=True)
+    if writing is not None:
+        await writing
+    return part
 
 
 class _Text:
@@ -185,16 +215,20 @@ class _Text:
         self._kind: TextKind | None = None
         answer.begin()
 
-    async def show(self, kind: TextKind, delta: str) -> None:
-        """Add to the open text, ending one of another kind before."""
+    def put(self, kind: TextKind, delta: str) -> bool:
+        """Add to the open text, ending one of another kind before; False: `show` must."""
         if not delta:
-            return
+            return True
         if kind is not self._kind:
             self.end()
         if kind is TextKind.OUTPUT and self._answer.holds:
             self._answer.hold(delta)
-            return
+            return True
         self._kind = kind
+        return self._recorder.put(kind, well_formed(delta))
+
+    async def show(self, kind: TextKind, delta: str) -> None:
+        """Add to the open text what could not be put."""
         await self._recorder.show(kind, well_formed(delta))
 
     async def release(self) -> None:

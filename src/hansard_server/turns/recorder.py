@@ -28,6 +28,9 @@ from hansard_server.turns.record import RecordReader
 # Every byte of a UTF-8 character but its first looks so.
 _CONTINUATION_MASK = 0xC0
 _CONTINUATION = 0x80
+_HELD_MAX_EVENTS = 16
+_HELD_MAX_BYTES = 64 * 1024
+"""As long as the model does not pause, so much may wait before the text behind it is shown."""
 
 
 class HandedOn(Exception):  # noqa: N818 - a state of affairs
@@ -82,11 +85,41 @@ class Recorder:
             if self._text is not None and len(piece) > room:
                 self.end_text()
                 await self.flush()
-            if self._text is None:
-                self._text = OpenText(self._ref.turn_id, make_event_id(), kind)
-            self._text.content += piece
-            self._feed.text = self._text
-            self._feed.wake()
+            self._append(kind, piece)
+            self._show_text()
+
+    def put(self, kind: TextKind, text: str) -> bool:
+        """Do what `show` does, if that takes no wait; see the Protocol."""
+        piece = text.encode()
+        size = len(piece) + (len(self._text.content) if self._text else 0)
+        if size > self._text_max_bytes:
+            return False
+        if self._drafts:
+            # Together they are one transaction, for which others wait.
+            if len(self._drafts) >= _HELD_MAX_EVENTS or self._drafts_bytes() > _HELD_MAX_BYTES:
+                return False
+            self._append(kind, piece)
+        elif piece:
+            self._append(kind, piece)
+            self._show_text()
+        return True
+
+    @property
+    def holding(self) -> bool:
+        """Whether a text waits to be shown; see the Protocol."""
+        return bool(self._drafts) and self._text is not None
+
+    def _append(self, kind: TextKind, piece: bytes) -> None:
+        if self._text is None:
+            self._text = OpenText(self._ref.turn_id, make_event_id(), kind)
+        self._text.content += piece
+
+    def _show_text(self) -> None:
+        self._feed.text = self._text
+        self._feed.wake()
+
+    def _drafts_bytes(self) -> int:
+        return sum(len(draft.payload) for draft in self._drafts)
 
     def end_text(self, provider_data: bytes = b"", *, partial: bool = False) -> None:
         """Make the open text an event that waits; see the Protocol."""
@@ -134,6 +167,8 @@ class Recorder:
             # Whoever ends the turn writes it.
             self.put_back(drafts, usage)
             raise
+        if self._text is not None and self._feed.text is not self._text and not self._drafts:
+            self._show_text()
         self._check_handing_on()
 
     @property

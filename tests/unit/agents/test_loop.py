@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,11 @@ from hansard_server.agents.api import (
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.models.catalog import ModelCatalog
 from hansard_server.agents.tools.catalog import ToolCatalog
-from hansard_server.domain.errors import AgentProcessingFailed, ModelUnavailable
+from hansard_server.domain.errors import (
+    AgentProcessingFailed,
+    ModelUnavailable,
+    StoreUnavailable,
+)
 from hansard_server.domain.records import Usage
 from tests.support.agents import MemoryRecorder, make_agent, message, run_turn
 
@@ -50,9 +54,18 @@ class Says:
         return self.answer(request)
 
 
-def says(*steps: list[Part]) -> Says:
+def says(*steps: Sequence[Part]) -> Says:
     async def answer(request: ModelRequest) -> AsyncIterator[Part]:
         for part in steps[request.step]:
+            yield part
+
+    return Says(answer)
+
+
+def says_slowly(parts: Sequence[Part]) -> Says:
+    async def answer(_: ModelRequest) -> AsyncIterator[Part]:
+        for part in parts:
+            await asyncio.sleep(0.001)
             yield part
 
     return Says(answer)
@@ -97,12 +110,16 @@ async def run(
     )
 
 
+TWO_TEXTS: Sequence[Part] = (
+    TextDelta(THINKING, "a"),
+    TextDelta(THINKING, "b"),
+    TextDelta(OUTPUT, "c"),
+    TextEnd(),
+)
+
+
 async def test_texts_become_events_and_the_last_ones_wait() -> None:
-    record = await run(
-        says(
-            [TextDelta(THINKING, "a"), TextDelta(THINKING, "b"), TextDelta(OUTPUT, "c"), TextEnd()]
-        )
-    )
+    record = await run(says_slowly(TWO_TEXTS))
     assert record.kinds == ["input_message", "thinking", "agent_output"]
     assert record.texts("thinking") == ["ab"]
     assert [e.agent_output.content for e in record.waits] == ["c"]
@@ -110,15 +127,83 @@ async def test_texts_become_events_and_the_last_ones_wait() -> None:
     assert record.deltas == [(THINKING, "a"), (THINKING, "b"), None, (OUTPUT, "c")]
 
 
+async def test_what_is_ready_at_the_same_moment_is_written_together() -> None:
+    record = await run(says(TWO_TEXTS))
+    assert record.batches == []
+    assert [event.WhichOneof("payload") for event in record.waits] == ["thinking", "agent_output"]
+    # Nothing of the answer before the thought is on disk.
+    assert record.deltas == [(THINKING, "a"), (THINKING, "b")]
+
+
+async def test_a_text_behind_an_event_is_shown_as_soon_as_the_model_pauses() -> None:
+    go_on = asyncio.Event()
+
+    async def answer(_: ModelRequest) -> AsyncIterator[Part]:
+        for part in TWO_TEXTS:
+            yield part
+        yield TextDelta(OUTPUT, "d")
+        await go_on.wait()
+        yield TextDelta(OUTPUT, "e")
+
+    record = MemoryRecorder()
+    record.store(message("q"))
+    turn = asyncio.create_task(run(Says(answer), limits=SLOW, recorder=record))
+    await asyncio.wait_for(record.flushed.wait(), 5)
+    # `c` was whole before, and is written with the thought.
+    assert record.batches == [2]
+    assert record.deltas[-1] == (OUTPUT, "d")
+    go_on.set()
+    await turn
+    assert record.texts("agent_output") == ["c", "de"]
+
+
+async def test_a_failed_write_stops_the_model_that_pauses() -> None:
+    closed = asyncio.Event()
+
+    async def answer(_: ModelRequest) -> AsyncIterator[Part]:
+        try:
+            yield TextDelta(THINKING, "a")
+            yield TextEnd()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    class Refusing(MemoryRecorder):
+        async def flush(self) -> None:
+            if self.waits:
+                raise StoreUnavailable("no")
+
+    record = Refusing()
+    record.store(message("q"))
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(run(Says(answer), limits=AgentLimits(), recorder=record), 5)
+    assert closed.is_set()
+
+
+async def test_a_model_stays_in_one_task() -> None:
+    tasks = []
+
+    async def answer(_: ModelRequest) -> AsyncIterator[Part]:
+        for _ in range(3):
+            tasks.append(asyncio.current_task())
+            yield TextDelta(THINKING, "a")
+            yield TextEnd()
+            await asyncio.sleep(0.01)
+            tasks.append(asyncio.current_task())
+
+    await run(Says(answer), limits=AgentLimits(settle_s=0.001))
+    assert len(set(tasks)) == 1
+
+
 async def test_texts_of_one_kind_are_told_apart_by_their_end() -> None:
     record = await run(says([TextDelta(OUTPUT, "a"), TextEnd(b"x"), TextDelta(OUTPUT, "b")]))
     assert record.texts("agent_output") == ["a", "b"]
-    assert record.stored[1].agent_output.provider_data == b"x"
+    assert record.waits[0].agent_output.provider_data == b"x"
 
 
 async def test_provider_data_without_text_is_kept() -> None:
     record = await run(says([TextEnd(b"sealed"), TextDelta(OUTPUT, "a")]))
-    assert record.stored[1].thinking.provider_data == b"sealed"
+    assert record.waits[0].thinking.provider_data == b"sealed"
 
 
 async def test_a_finished_text_is_written_while_the_model_pauses() -> None:
