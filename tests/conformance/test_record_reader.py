@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import Reach, Recent
 from hansard_server.domain.records import EventType, HideReason
 from hansard_server.repository.api import Alteration, EventScan
 from hansard_server.repository.commands import Draft
 from hansard_server.repository.sql.store import SqlStore
+from hansard_server.turns.feeds import Feeds
 from hansard_server.turns.payloads import make_draft
 from hansard_server.turns.record import RecordReader
 from tests.support.commands import accept, append, finish, step
@@ -71,6 +74,53 @@ async def test_it_reads_as_far_as_is_wanted_and_the_newest_input(store: SqlStore
     assert (sequences(past), past.whole) == (list(range(1, 301)), False)
     past = await reader.past(through=410, max_events=1_000, max_bytes=10**9)
     assert (sequences(past), past.whole) == (list(range(1, 402)), True)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+async def test_what_this_process_has_written_is_not_read_again(
+    store: SqlStore, before: int
+) -> None:
+    await with_session(store)
+    feeds = Feeds()
+    own = Reach(max_bytes=1_000_000, turn_only=True)
+    with store.listen(feeds.on_change), feeds.use(TENANT, SESSION.uid) as feed:
+        if before:
+            await store.submit(append(*(said(f"{n}") for n in range(before))))
+        turn = (await store.submit(accept(input=asked("Well?")))).turn
+        reader, plain = RecordReader(store, turn, feed), RecordReader(store, turn)
+
+        async def compare() -> None:
+            at_hand = reader.at_hand(own)
+            assert at_hand == await plain.stored(own)
+            assert reader.read_sequence == plain.read_sequence
+
+        await compare()
+        for number in range(3):
+            await store.submit(step(turn, said(f"a{number}"), said(f"b{number}")))
+            await compare()
+        # What is larger than is wanted, or asked of the whole session, is read.
+        assert reader.at_hand(Reach(max_bytes=10, turn_only=True)) is None
+        assert reader.at_hand(FAR) is None
+        # And so is what others write meanwhile.
+        custom = event_pb2.Event(custom=event_pb2.Custom(custom_type="a.b", data_json="1"))
+        await store.submit(append(make_draft(custom)))
+        assert reader.at_hand(own) is None
+        assert await reader.recent(own) == await plain.stored(own)
+        assert reader.read_sequence == plain.read_sequence
+
+
+async def test_a_feed_that_has_forgotten_is_not_asked(store: SqlStore) -> None:
+    await with_session(store)
+    feeds = Feeds()
+    own = Reach(max_bytes=1_000_000, turn_only=True)
+    turn = (await store.submit(accept(input=asked("Well?")))).turn
+    with store.listen(feeds.on_change), feeds.use(TENANT, SESSION.uid) as feed:
+        reader = RecordReader(store, turn, feed)
+        assert reader.at_hand(own) is None
+        await store.submit(step(turn, said("a")))
+        # It knows of the second event only.
+        assert reader.at_hand(own) is None
+        assert sequences(await reader.recent(own)) == [1, 2]
 
 
 async def test_a_compaction_hides_in_its_own_transaction(store: SqlStore) -> None:

@@ -138,7 +138,6 @@ class Model(Protocol):
         ...
 
 
-@runtime_checkable
 class ShortSighted(Protocol):
     """A Model that may do without what was said before the turn, so that nobody need read it."""
 
@@ -347,7 +346,8 @@ class TurnContext:
     """What a turn runs under: everything as it was when the turn started, at `now_us`.
 
     `compact` is the request when the turn is to summarise the conversation; such a turn has no
-    event until it has the summary.
+    event until it has the summary. `parameters` are those of the agent's model, where they have
+    been read; turns share them, and the agent.
     """
 
     agent: agent_pb2.Agent
@@ -358,6 +358,7 @@ class TurnContext:
     sub_agents: SubAgents | None = None
     turn_id: str = ""
     compact: turn_pb2.Compact | None = None
+    parameters: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,11 +41,20 @@ async def render_templates(context: TurnContext, tools: Mapping[str, AgentTool])
     """
     if any(map(is_template, _all_templates(context.agent))):
         # In a thread: it may take a tenth of a second.
-        return await asyncio.to_thread(_render_all, context, tools)
-    return _render_all(context, tools)
+        return await asyncio.to_thread(render_all, context, tools)
+    return plain_texts(context, tools)
 
 
-def _render_all(context: TurnContext, tools: Mapping[str, AgentTool]) -> Rendered:
+def plain_texts(context: TurnContext, tools: Mapping[str, AgentTool]) -> Rendered:
+    """Return what `render_all` returns for an agent whose templates are plain texts."""
+    return Rendered(
+        tuple(filter(None, _templates(context.agent))),
+        {name: tool.description for name, tool in tools.items()},
+    )
+
+
+def render_all(context: TurnContext, tools: Mapping[str, AgentTool]) -> Rendered:
+    """Return the agent's templates, rendered. Raises AgentProcessingFailed."""
     budget = Budget()
     values = _values(context)
     descriptions = {

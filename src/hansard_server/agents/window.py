@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from hansard.v1 import event_pb2
@@ -64,7 +64,10 @@ class ModelWindow:
         `attempts` are the calls of `model`.
         """
         self._context = context
-        self._model = model
+        # Asking whether it has the Protocol takes longer than asking for the method.
+        self._short_sighted: Callable[[Mapping[str, Json]], bool] | None = getattr(
+            model, ShortSighted.needs_history.__name__, None
+        )
         self._attempts = attempts
         self._recorder = recorder
         self._limits = limits
@@ -137,8 +140,7 @@ class ModelWindow:
         )
 
     def _reach(self) -> Reach:
-        model = self._model
-        if isinstance(model, ShortSighted) and not model.needs_history(self._parameters):
+        if self._short_sighted is not None and not self._short_sighted(self._parameters):
             # Nothing that a summary could shorten is given to it either.
             return Reach(max_bytes=self._limits.history_max_bytes, turn_only=True)
         if self._context_tokens is None:
@@ -259,8 +261,10 @@ class ModelWindow:
         )
 
 
-def parameters_of(context: TurnContext) -> dict[str, Json]:
+def parameters_of(context: TurnContext) -> Mapping[str, Json]:
     """Return the parameters that the agent gives its model."""
+    if context.parameters is not None:
+        return context.parameters
     return struct_to_json(context.agent.model.parameters)
 
 

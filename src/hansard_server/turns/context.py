@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from google.protobuf import struct_pb2
 
 from hansard.v1 import agent_pb2, session_pb2, turn_pb2
-from hansard_server.agents.api import CorporaAccess, SessionFiles, SubAgents, TurnContext
+from hansard_server.agents.api import CorporaAccess, Json, SessionFiles, SubAgents, TurnContext
+from hansard_server.agents.json_text import struct_to_json
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import AgentRecord, EventType, SessionRecord, TurnRecord
 from hansard_server.repository.api import ReadTx, Store
@@ -18,6 +21,63 @@ MakeCorpora = Callable[[str], CorporaAccess]
 """Returns the corpora of a tenant."""
 MakeSubAgents = Callable[[SessionRecord], SubAgents]
 """Returns the sub-agents of a session."""
+
+_KEPT_MAX_AGENTS = 256
+_KEPT_MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAgent:
+    """An agent as turns have it, made of its row; all turns share it, so nobody changes it."""
+
+    record: AgentRecord
+    message: agent_pb2.Agent
+    parameters: Mapping[str, Json]
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about how much of it is kept."""
+        return len(self.record.configuration) + len(self.record.metadata)
+
+
+class LoadedAgents:
+    """The agents that turns had lately, so that each need not parse its own."""
+
+    def __init__(
+        self, *, max_agents: int = _KEPT_MAX_AGENTS, max_bytes: int = _KEPT_MAX_BYTES
+    ) -> None:
+        """Keep so many at most."""
+        self._max_agents = max_agents
+        self._max_bytes = max_bytes
+        self._size_bytes = 0
+        self._agents: OrderedDict[str, LoadedAgent] = OrderedDict()
+
+    def get(self, record: AgentRecord) -> LoadedAgent:
+        """Return what `load_agent` makes of the record, for equal records the same object."""
+        known = self._agents.get(record.uid)
+        if known is not None and known.record == record:
+            self._agents.move_to_end(record.uid)
+            return known
+        if known is not None:
+            self._forget(record.uid)
+        loaded = self._agents[record.uid] = load_agent(record)
+        self._size_bytes += loaded.size_bytes
+        while len(self._agents) > self._max_agents or self._size_bytes > self._max_bytes:
+            self._forget(next(iter(self._agents)))
+        return loaded
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._agents)
+
+    def _forget(self, uid: str) -> None:
+        self._size_bytes -= self._agents.pop(uid).size_bytes
+
+
+def load_agent(record: AgentRecord) -> LoadedAgent:
+    """Return the agent of a row."""
+    message = agent_message(record)
+    return LoadedAgent(record, message, struct_to_json(message.model.parameters))
 
 
 class ContextLoader:
@@ -38,6 +98,7 @@ class ContextLoader:
         self._make_corpora = make_corpora
         self._make_sub_agents = make_sub_agents
         self._clock = clock
+        self._agents = LoadedAgents()
 
     async def load(self, turn: TurnRecord) -> TurnContext:
         """Return what the turn runs under. Raises AgentNotFound, SessionNotFound."""
@@ -46,9 +107,11 @@ class ContextLoader:
             session = tx.get_session_by_uid(turn.tenant, turn.session_uid)
             return tx.get_agent_by_uid(turn.tenant, session.agent_uid), session
 
-        agent, session = await self._store.read(read)
+        record, session = await self._store.read(read)
+        agent = self._agents.get(record)
         return TurnContext(
-            agent=agent_message(agent),
+            agent=agent.message,
+            parameters=agent.parameters,
             session=session_message(session),
             files=self._make_files(session),
             corpora=self._make_corpora(session.tenant),

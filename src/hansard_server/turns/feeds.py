@@ -156,6 +156,12 @@ class SessionFeed:
         first = self._tail[0].event.sequence
         return [self._tail[place] for place in range(sequence + 1 - first, len(self._tail))]
 
+    def events_from(self, sequence: int) -> list[StoredEvent] | None:
+        """Return that event and all after it; None: the feed has not all of them."""
+        if not self._tail or not self._tail[0].event.sequence <= sequence <= self.last_sequence:
+            return None
+        return self.events_after(sequence - 1)
+
     def altered_after(self, number: int) -> list[Altered] | None:
         """Return the alterations after the `number`-th; None: the store has to be read."""
         if number >= (self.alteration_count or 0):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
 from hansard.v1 import event_pb2, event_service_pb2, turn_pb2, turn_service_pb2
@@ -61,6 +61,9 @@ _WHEN_BUSY = {
 }
 _BEYOND_ANY = 2**62
 
+_Taken = tuple[Accepted, ExitStack, SessionFeed]
+"""An input that was taken, and its session's feed, which the stack holds."""
+
 
 class Inputs:
     """Takes what callers send to sessions."""
@@ -90,22 +93,35 @@ class Inputs:
 
         Raises what the contract says of SendEvent; nothing is stored then.
         """
-        kind = request.WhichOneof("input")
-        if kind == "interrupt":
-            sending = self._interrupt(tenant, request)
-        elif kind == "input_message":
-            sending = self._send_message(tenant, request)
-        elif kind == "tool_results":
-            sending = self._send_results(tenant, request)
-        elif kind == "compact":
-            sending = self._send_compact(tenant, request)
-        else:
-            raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
-        async with aclosing(sending) as items:
-            async for item in items:
-                yield item
+        taken = await self._take(tenant, request)
+        if taken is None:
+            return
+        accepted, held, feed = taken
+        with held:
+            position = await self._queue_position(accepted)
+            if position:
+                yield accepted, InputQueued(position)
                 if request.detach:
                     return
+            # Every generator that an item passes costs as much as making the item.
+            async with aclosing(self._follow(accepted, feed, request)) as items:
+                async for item in items:
+                    yield accepted, item
+                    if request.detach:
+                        return
+
+    async def _take(self, tenant: str, request: SendRequest) -> _Taken | None:
+        """Take the input; None: there is nothing to tell of it."""
+        kind = request.WhichOneof("input")
+        if kind == "interrupt":
+            return await self._interrupt(tenant, request)
+        if kind == "input_message":
+            return await self._take_message(tenant, request)
+        if kind == "tool_results":
+            return await self._take_results(tenant, request)
+        if kind == "compact":
+            return await self._take_compact(tenant, request)
+        raise Unimplemented.of_field(str(kind), _LATER.format(f"inputs of the kind {kind}"))
 
     async def cancel(self, tenant: str, request: CancelRequest) -> TurnRecord:
         """End the turn, or take it back while it waits; return it as it is then.
@@ -121,9 +137,7 @@ class Inputs:
         await self._engine.interrupt(turn, Interruption("the turn was cancelled"))
         return await self._store.read(lambda tx: tx.get_turn(tenant, turn.session_uid, turn.id))
 
-    async def _send_message(
-        self, tenant: str, request: SendRequest
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+    async def _take_message(self, tenant: str, request: SendRequest) -> _Taken:
         message = event_pb2.InputMessage()
         message.CopyFrom(request.input_message)
         check_input(message, "input_message", self._limits)
@@ -135,13 +149,9 @@ class Inputs:
             type=EventType.INPUT_MESSAGE,
             payload=turn_pb2.TurnInput(input_message=message).SerializeToString(),
         )
-        async with aclosing(self._send_draft(request, name, draft, fault)) as items:
-            async for item in items:
-                yield item
+        return await self._take_draft(request, name, draft, fault)
 
-    async def _send_compact(
-        self, tenant: str, request: SendRequest
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
+    async def _take_compact(self, tenant: str, request: SendRequest) -> _Taken:
         name = _session_name(tenant, request)
         fault: DomainError | None = None
         if request.compact.up_to_event_id:
@@ -151,9 +161,7 @@ class Inputs:
             type=EventType.COMPACTION,
             payload=turn_pb2.TurnInput(compact=request.compact).SerializeToString(),
         )
-        async with aclosing(self._send_draft(request, name, draft, fault)) as items:
-            async for item in items:
-                yield item
+        return await self._take_draft(request, name, draft, fault)
 
     async def _find_anchor(
         self, name: SessionName, event_id: str
@@ -169,10 +177,10 @@ class Inputs:
             return replace(name, uid=session.uid), fault
         return replace(name, uid=session.uid), None
 
-    async def _send_draft(
+    async def _take_draft(
         self, request: SendRequest, name: SessionName, draft: Draft, fault: DomainError | None
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
-        """Take the input that makes a turn of its own, and yield the items of that turn."""
+    ) -> _Taken:
+        """Take the input that makes a turn of its own."""
         claim = _send_claim(request)
         fault = fault or self._engine.overload
         when_busy = _WHEN_BUSY[request.when_busy]
@@ -201,14 +209,10 @@ class Inputs:
             expected_last_sequence=_expected(request),
             fault=fault,
         )
-        async with aclosing(self._accept_and_follow(command, request)) as items:
-            async for item in items:
-                yield item
+        return await self._accept(command)
 
-    async def _send_results(
-        self, tenant: str, request: SendRequest
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
-        """Answer calls that the session's turn waits for, and yield its items from there."""
+    async def _take_results(self, tenant: str, request: SendRequest) -> _Taken:
+        """Answer calls that the session's turn waits for."""
         command = AnswerCalls(
             session=_session_name(tenant, request),
             answers=make_answers(request.tool_results, self._limits),
@@ -217,24 +221,10 @@ class Inputs:
             expected_last_sequence=_expected(request),
             fault=self._engine.overload,
         )
-        async with aclosing(self._accept_and_follow(command, request)) as items:
-            async for item in items:
-                yield item
+        return await self._accept(command)
 
-    async def _accept_and_follow(
-        self, command: AcceptInput | AnswerCalls, request: SendRequest
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
-        async with (
-            self._accept(command) as (accepted, feed),
-            aclosing(self._follow(accepted, feed, request)) as items,
-        ):
-            async for item in items:
-                yield accepted, item
-
-    async def _interrupt(
-        self, tenant: str, request: SendRequest
-    ) -> AsyncGenerator[tuple[Accepted, Item], None]:
-        """End the session's turn, and yield its items from the event that says so."""
+    async def _interrupt(self, tenant: str, request: SendRequest) -> _Taken | None:
+        """End the session's turn, which is told from the event that says so; None: none runs."""
         claim = _send_claim(request)
         find = FindInterrupted(
             session=_session_name(tenant, request),
@@ -245,7 +235,7 @@ class Inputs:
         accepted = found.claimed
         if accepted is None:
             if found.turn is None:
-                return
+                return None
             # Ended even if the caller goes away meanwhile.
             await asyncio.shield(
                 self._engine.interrupt(found.turn, Interruption("the user interrupted", claim))
@@ -259,10 +249,9 @@ class Inputs:
                 last_sequence=found.last_sequence,
                 from_sequence=await self._find_interruption(turn),
             )
-        with self._feeds.use(accepted.turn.tenant, accepted.turn.session_uid) as feed:
-            async with aclosing(self._follow(accepted, feed, request)) as items:
-                async for item in items:
-                    yield accepted, item
+        held = ExitStack()
+        feed = held.enter_context(self._feeds.use(accepted.turn.tenant, accepted.turn.session_uid))
+        return accepted, held, feed
 
     async def _interrupt_for_input(self, find: FindInterrupted) -> None:
         found = await self._store.submit(find)
@@ -325,26 +314,19 @@ class Inputs:
             return bound, fault
         return bound, None
 
-    @asynccontextmanager
-    async def _accept(
-        self, command: AcceptInput | AnswerCalls
-    ) -> AsyncIterator[tuple[Accepted, SessionFeed]]:
+    async def _accept(self, command: AcceptInput | AnswerCalls) -> _Taken:
         """Take the input and start its turn, even if the caller goes away meanwhile.
 
         The session's feed is in use from before the turn's start: a reader misses nothing of it.
         """
         accepting = asyncio.ensure_future(self._accept_and_start(command))
         try:
-            accepted, held, feed = await asyncio.shield(accepting)
+            return await asyncio.shield(accepting)
         except asyncio.CancelledError:
             accepting.add_done_callback(_release)
             raise
-        with held:
-            yield accepted, feed
 
-    async def _accept_and_start(
-        self, command: AcceptInput | AnswerCalls
-    ) -> tuple[Accepted, ExitStack, SessionFeed]:
+    async def _accept_and_start(self, command: AcceptInput | AnswerCalls) -> _Taken:
         accepted = await self._store.submit(command)
         turn = accepted.turn
         held = ExitStack()
@@ -358,9 +340,8 @@ class Inputs:
                 self._engine.start(turn)
         return accepted, held, feed
 
-    async def _follow(
-        self, accepted: Accepted, feed: SessionFeed, request: SendRequest
-    ) -> AsyncGenerator[Item, None]:
+    async def _queue_position(self, accepted: Accepted) -> int | None:
+        """Return where the input waits. Raises ServerShuttingDown on a drain."""
         turn = accepted.turn
         if self._feeds.draining:
             # What the input itself has written has not been sent.
@@ -368,18 +349,21 @@ class Inputs:
             if accepted.from_sequence:
                 sent = min(sent, accepted.from_sequence - 1)
             raise shutting_down(turn.session_uid, sent)
-        position = accepted.position
         if accepted.claimed and turn.status is TurnStatus.QUEUED:
-            position = await self._store.read(
+            return await self._store.read(
                 lambda tx: tx.queue_position(turn.tenant, turn.session_uid, turn.number)
             )
-        if position:
-            yield InputQueued(position)
+        return accepted.position
+
+    def _follow(
+        self, accepted: Accepted, feed: SessionFeed, request: SendRequest
+    ) -> AsyncGenerator[Item, None]:
+        turn = accepted.turn
         from_sequence = accepted.from_sequence
         if turn.status is TurnStatus.QUEUED or (_started(accepted) and not turn.first_sequence):
             # Whatever it will be, it comes after all that there was when it was accepted.
             from_sequence = accepted.last_sequence + 1
-        following = self._readers.follow_turn(
+        return self._readers.follow_turn(
             feed,
             turn,
             # Nothing of a turn that this call has started can have been missed.
@@ -387,9 +371,6 @@ class Inputs:
             from_sequence=from_sequence,
             deltas=request.deltas != event_service_pb2.DELTA_MODE_NONE,
         )
-        async with aclosing(following) as items:
-            async for item in items:
-                yield item
 
 
 def _started(accepted: Accepted) -> bool:
@@ -398,7 +379,7 @@ def _started(accepted: Accepted) -> bool:
     return running and not accepted.claimed and not accepted.from_sequence
 
 
-def _release(accepting: asyncio.Future[tuple[Accepted, ExitStack, SessionFeed]]) -> None:
+def _release(accepting: asyncio.Future[_Taken]) -> None:
     if not accepting.cancelled() and accepting.exception() is None:
         _, held, _ = accepting.result()
         held.close()

@@ -8,6 +8,7 @@ from hansard.v1 import event_pb2
 from hansard_server.agents.api import Reach, Recent
 from hansard_server.domain.records import EventRecord, EventType, TurnRecord
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
+from hansard_server.turns.feeds import SessionFeed
 from hansard_server.turns.patience import outlast
 from hansard_server.turns.payloads import decode_event
 
@@ -23,9 +24,10 @@ class RecordReader:
     shown again or deleted meanwhile does it begin anew.
     """
 
-    def __init__(self, store: Store, turn: TurnRecord) -> None:
-        """Read from `store` for `turn`."""
+    def __init__(self, store: Store, turn: TurnRecord, feed: SessionFeed | None = None) -> None:
+        """Read from `store` for `turn`; `feed` is of its session, and in use."""
         self._store = store
+        self._feed = feed
         self._turn = turn
         self._session = (turn.tenant, turn.session_uid)
         self._events: list[event_pb2.Event] = []
@@ -38,6 +40,32 @@ class RecordReader:
 
     async def recent(self, reach: Reach) -> Recent:
         """Return the newest visible events up to now, and the newest input."""
+        return self.at_hand(reach) or await self.stored(reach)
+
+    def at_hand(self, reach: Reach) -> Recent | None:
+        """Return what `stored` returns, of what this process has written; None: that must be read.
+
+        Only the running turn's own events are known so: nobody can hide or delete them.
+        """
+        first = self._turn.first_sequence
+        if self._feed is None or not reach.turn_only or first < 1:
+            return None
+        found = self._feed.events_from(first)
+        if found is None:
+            return None
+        events = [stored.event for stored in found]
+        if any(event.turn_id != self._turn.id or event.hide_reason for event in events):
+            return None
+        if sum(len(event.payload) for event in events) >= min(reach.max_bytes, _PAGE.max_bytes):
+            return None
+        if first > 1 and not any(event.type is EventType.INPUT_MESSAGE for event in events):
+            return None
+        self._reach, self._alterations = reach, -1
+        self.read_sequence = events[-1].sequence
+        return Recent(events=tuple(map(decode_event, events)), whole=first == 1)
+
+    async def stored(self, reach: Reach) -> Recent:
+        """Return what `recent` does, as the store has it."""
         if reach != self._reach or self._size_bytes > _KEPT_TIMES * reach.max_bytes:
             self._reach, self._alterations = reach, -1
         last_sequence, alterations, page = await outlast(lambda: self._store.read(self._begin))

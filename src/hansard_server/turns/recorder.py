@@ -72,7 +72,7 @@ class Recorder:
         # A turn that compacts has the id of its one event from the beginning.
         compacts = turn.input_type is EventType.COMPACTION
         self._compaction_id = turn.input_event_id if compacts else None
-        self._reader = RecordReader(store, turn)
+        self._reader = RecordReader(store, turn, feed)
 
     async def show(self, kind: TextKind, text: str) -> None:
         """Show more of the open text; see the Protocol."""

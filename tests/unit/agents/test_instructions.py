@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hansard.v1 import agent_pb2, session_pb2
 from hansard_server.agents.api import TurnContext
 from hansard_server.agents.configuration import check_agent
-from hansard_server.agents.instructions import Rendered, render_templates
+from hansard_server.agents.instructions import (
+    Rendered,
+    is_template,
+    plain_texts,
+    render_all,
+    render_templates,
+)
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.catalog import ToolCatalog
 from hansard_server.domain.errors import AgentProcessingFailed, InvalidAgentConfiguration
@@ -27,15 +35,29 @@ def agent_with(*templates: str) -> agent_pb2.Agent:
     return agent
 
 
-async def rendered(agent: agent_pb2.Agent, **metadata: object) -> Rendered:
+def context_of(agent: agent_pb2.Agent, **metadata: object) -> TurnContext:
     session = session_pb2.Session(key="s1", name="One")
     json_format.ParseDict(metadata, session.metadata)
-    context = TurnContext(
+    return TurnContext(
         agent=agent, session=session, files=MemoryFiles(), corpora=NoCorpora(), now_us=NOW_US
     )
+
+
+async def rendered(agent: agent_pb2.Agent, **metadata: object) -> Rendered:
+    context = context_of(agent, **metadata)
     return await render_templates(
         context, ToolCatalog(*BUILT_IN_TOOLS.values()).tools_of(context.agent)
     )
+
+
+@given(st.lists(st.text(max_size=20).filter(lambda text: not is_template(text)), max_size=4))
+def test_plain_texts_are_what_they_would_be_rendered_to(templates: list[str]) -> None:
+    agent = agent_with(*templates)
+    if templates:
+        agent.tool_configurations["artifact_read"].description_template = templates[0]
+    context = context_of(agent, language="en")
+    tools = ToolCatalog(*BUILT_IN_TOOLS.values()).tools_of(agent)
+    assert plain_texts(context, tools) == render_all(context, tools)
 
 
 async def test_the_guides_instruction() -> None:

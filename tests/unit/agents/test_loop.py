@@ -184,7 +184,7 @@ async def test_a_model_stays_in_one_task() -> None:
     tasks = []
 
     async def answer(_: ModelRequest) -> AsyncIterator[Part]:
-        for _ in range(3):
+        for _number in range(3):
             tasks.append(asyncio.current_task())
             yield TextDelta(THINKING, "a")
             yield TextEnd()

@@ -21,6 +21,7 @@ from hansard_server.agents.models.script import (
     Fail,
     Item,
     Pause,
+    Script,
     Text,
     parse_script,
     split_segments,
@@ -30,10 +31,17 @@ from hansard_server.domain.records import Usage
 _NO_SCRIPT = "hansard/scripted has nothing to say: model.parameters holds no script."
 
 
+_KEPT_SCRIPTS = 16
+
+
 class ScriptedModel:
-    """Keeps no state: the step and the history say where in the script it is."""
+    """The step and the history say where in the script it is."""
 
     context_tokens: int | None = None
+
+    def __init__(self) -> None:
+        # With the parameters themselves, so that no others have their place in memory.
+        self._scripts: dict[int, tuple[Mapping[str, Json], Script]] = {}
 
     def check_parameters(self, parameters: Mapping[str, Json]) -> None:
         """Raise InvalidAgentConfiguration when the parameters are no script."""
@@ -45,36 +53,45 @@ class ScriptedModel:
 
     async def respond(self, request: ModelRequest) -> AsyncIterator[Part]:
         """Yield what the script says for this step."""
-        script = parse_script(request.parameters)
-        items: Sequence[Item]
-        if request.summary_of:
-            items = script.summary or _count(request.summary_of)
-        elif script.echo is not None:
-            items = _echo(script.echo, request)
-        elif script.items:
-            segments = split_segments(script.items)
-            items = segments[request.step] if request.step < len(segments) else ()
-            items = _after_texts(items, _texts_stored(request.history))
-        else:
-            items = (Text(TextKind.OUTPUT, (_NO_SCRIPT,), 0),)
-        for item in items:
+        for item in _items(self._script(request.parameters), request):
             match item:
                 case Text():
                     for delta in item.deltas:
-                        await _pause(item.pause_s)
+                        if item.pause_s:
+                            await asyncio.sleep(item.pause_s)
                         yield TextDelta(item.kind, delta)
                     yield TextEnd()
                 case Pause(pause_s):
-                    await _pause(pause_s)
+                    if pause_s:
+                        await asyncio.sleep(pause_s)
                 case Fail(message):
                     raise ModelFailed(message)
                 case ToolCall() | Usage():
                     yield item
 
+    def _script(self, parameters: Mapping[str, Json]) -> Script:
+        """Return the script of these parameters; turns of an agent have the same object."""
+        known = self._scripts.get(id(parameters))
+        if known is not None and known[0] is parameters:
+            return known[1]
+        script = parse_script(parameters)
+        if len(self._scripts) == _KEPT_SCRIPTS:
+            del self._scripts[next(iter(self._scripts))]
+        self._scripts[id(parameters)] = (parameters, script)
+        return script
 
-async def _pause(pause_s: float) -> None:
-    if pause_s:
-        await asyncio.sleep(pause_s)
+
+def _items(script: Script, request: ModelRequest) -> Sequence[Item]:
+    """Return what the script says for the request."""
+    if request.summary_of:
+        return script.summary or _count(request.summary_of)
+    if script.echo is not None:
+        return _echo(script.echo, request)
+    if script.items:
+        segments = split_segments(script.items)
+        items = segments[request.step] if request.step < len(segments) else ()
+        return _after_texts(items, _texts_stored(request.history))
+    return (Text(TextKind.OUTPUT, (_NO_SCRIPT,), 0),)
 
 
 def _texts_stored(history: Sequence[event_pb2.Event]) -> int:
