@@ -192,6 +192,32 @@ class EventRecord:
     deleted_at_us: int | None = None
 
 
+EventRow = tuple[int, str, int, str | None, int, int, int | None, str | None, int, bytes]
+"""An EventRecord of which no object was made: sequence, id, type, turn_id, created_at_us,
+hide_reason, deleted_at_us, tool_call_id, the payload's size, payload.
+"""
+
+# An enumeration looks for its members in a slower way.
+_EVENT_TYPES = {int(member): member for member in EventType}
+_HIDE_REASONS = {int(member): member for member in HideReason}
+
+
+def event_of_row(row: EventRow) -> EventRecord:
+    """Return the event of a row."""
+    sequence, id_, kind, turn_id, created_at_us, hide_reason, deleted_at_us, call_id, _, data = row
+    return EventRecord(
+        id=id_,
+        sequence=sequence,
+        type=_EVENT_TYPES[kind],
+        turn_id=turn_id,
+        created_at_us=created_at_us,
+        payload=data,
+        tool_call_id=call_id,
+        hide_reason=_HIDE_REASONS[hide_reason],
+        deleted_at_us=deleted_at_us,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPulse:
     """What moves in a session: as long as it is equal, whoever follows the session misses nothing.

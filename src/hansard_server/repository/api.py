@@ -18,6 +18,7 @@ from hansard_server.domain.records import (
     Claim,
     Claimed,
     EventRecord,
+    EventRow,
     EventType,
     SessionPulse,
     SessionRecord,
@@ -110,6 +111,14 @@ class EventPage:
     """
 
     events: tuple[EventRecord, ...]
+    resume_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRows:
+    """An EventPage in rows."""
+
+    rows: Sequence[EventRow]
     resume_at: int | None
 
 
@@ -226,6 +235,10 @@ class ReadTx(AccessReads, BlobReads, CorpusReads, Protocol):
 
     def scan_events(self, tenant: str, session_uid: str, scan: EventScan) -> EventPage:
         """Return a page. Its cost does not grow with the session nor with the page's place."""
+        ...
+
+    def scan_event_rows(self, session: SessionRef, scan: EventScan) -> EventRows:
+        """Return what `scan_events` does, for a session that was resolved in this transaction."""
         ...
 
     def get_payloads(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import struct
 import time
@@ -49,7 +48,7 @@ class Query:
 class Page(Generic[T]):
     """A page of a list; the token is empty on the last one."""
 
-    items: tuple[T, ...]
+    items: Sequence[T]
     next_token: str
 
 
@@ -84,11 +83,10 @@ class PageTokens:
         return position
 
     def _mac(self, query: Query, position: bytes) -> bytes:
-        mac = hmac.new(self._secret, _VERSION, hashlib.sha256)
+        content = _VERSION
         for part in (query.tenant.encode(), query.method.encode(), query.content, position):
-            mac.update(struct.pack(">I", len(part)))
-            mac.update(part)
-        return mac.digest()[:_MAC_BYTES]
+            content += struct.pack(">I", len(part)) + part
+        return hmac.digest(self._secret, content, "sha256")[:_MAC_BYTES]
 
 
 def query_of(tenant: str, request: Message) -> Query:

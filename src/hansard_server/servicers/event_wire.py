@@ -1,4 +1,4 @@
-"""Items of streams and pages of events as bytes; stored payloads go out as they were stored.
+"""Items of streams as bytes; stored payloads go out as they were stored.
 
 Serialized messages concatenate, and a field of a message is its tag, its length and its bytes:
 https://protobuf.dev/programming-guides/encoding/
@@ -10,9 +10,8 @@ from google.protobuf.message import Message
 
 from hansard.v1 import event_service_pb2
 from hansard_server.agents.api import TextKind
-from hansard_server.domain.records import EventRecord, TurnStatus
+from hansard_server.domain.records import TurnStatus
 from hansard_server.repository.commands import Accepted
-from hansard_server.resources.paging import Page
 from hansard_server.servicers.convert import to_turn
 from hansard_server.servicers.stalls import current_place
 from hansard_server.turns.feeds import StoredEvent
@@ -108,15 +107,6 @@ class WatchStream:
         return head.SerializeToString() + _field(_WATCH_EVENT, event)
 
 
-def encode_event_page(page: Page[EventRecord], agent_key: str, session_key: str) -> bytes:
-    """Return the page as a serialized ListEventsResponse."""
-    events = [
-        _field(_LIST_EVENTS, encode_event(event, agent_key, session_key)) for event in page.items
-    ]
-    tail = event_service_pb2.ListEventsResponse(next_page_token=page.next_token)
-    return b"".join(events) + tail.SerializeToString()
-
-
 def _set_item(head: _Send | _Watch, item: Item, agent_key: str, session_key: str) -> None:
     match item:
         case TextShown():
@@ -159,4 +149,3 @@ def _varint(number: int) -> bytes:
 
 _SEND_EVENT = _tag(_Send, "event")
 _WATCH_EVENT = _tag(_Watch, "event")
-_LIST_EVENTS = _tag(event_service_pb2.ListEventsResponse, "events")

@@ -11,7 +11,8 @@ import grpc.aio
 from hansard.v1 import event_service_pb2, event_service_pb2_grpc
 from hansard_server.repository.api import Alteration
 from hansard_server.servicers.caller import current_tenant
-from hansard_server.servicers.event_wire import SendStream, WatchStream, encode_event_page
+from hansard_server.servicers.event_pages import encode_event_rows
+from hansard_server.servicers.event_wire import SendStream, WatchStream
 from hansard_server.turns.alterations import Alterations, NamesEvent
 from hansard_server.turns.inputs import Inputs
 from hansard_server.turns.payloads import encode_event
@@ -63,7 +64,9 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> bytes:
         """See the contract."""
         page = await self._queries.list_events(current_tenant(), request)
-        return encode_event_page(page, request.agent_key, request.session_key)
+        return encode_event_rows(
+            page.items, page.next_token, request.agent_key, request.session_key
+        )
 
     async def WatchEvents(  # type: ignore[override]
         self, request: event_service_pb2.WatchEventsRequest, _context: Context

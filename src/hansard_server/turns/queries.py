@@ -11,8 +11,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hansard.v1 import event_service_pb2, paging_pb2, turn_service_pb2
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS
-from hansard_server.domain.records import EventRecord, TurnRecord, TurnStatus
-from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store, TurnPage, TurnScan
+from hansard_server.domain.records import EventRecord, EventRow, TurnRecord, TurnStatus
+from hansard_server.repository.api import (
+    EventRows,
+    EventScan,
+    ReadTx,
+    Store,
+    TurnPage,
+    TurnScan,
+)
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.paging import Page, PageTokens, page_limit, query_of
 from hansard_server.turns.feeds import Feeds
@@ -44,21 +51,24 @@ class Queries:
 
     async def list_events(
         self, tenant: str, request: event_service_pb2.ListEventsRequest
-    ) -> Page[EventRecord]:
+    ) -> Page[EventRow]:
         """Return a page. Raises what the contract says of ListEvents, InvalidPageToken."""
-        query = query_of(tenant, request)
-        position = self._tokens.read(query, request.page_token)
+        query, position = None, None
+        if request.page_token:
+            query = query_of(tenant, request)
+            position = self._tokens.read(query, request.page_token)
         name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
         scan = _event_scan(request, position)
 
-        def read(tx: ReadTx) -> EventPage:
-            return tx.scan_events(tenant, tx.resolve_session(name).uid, scan)
+        def read(tx: ReadTx) -> EventRows:
+            return tx.scan_event_rows(tx.resolve_session(name), scan)
 
         page = await self._store.read(read)
         token = ""
         if page.resume_at is not None:
+            query = query or query_of(tenant, request)
             token = self._tokens.make(query, struct.pack(">q", page.resume_at))
-        return Page(page.events, token)
+        return Page(page.rows, token)
 
     async def watch(
         self, tenant: str, request: event_service_pb2.WatchEventsRequest

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
 
-from hansard_server.domain.records import EventRecord, TurnStatus
-from hansard_server.repository.api import EventPage, EventScan
+from hansard_server.domain.records import TurnStatus
+from hansard_server.repository.api import EventRows, EventScan
 from hansard_server.repository.sql import statements
-from hansard_server.repository.sql.prepared import rows
-from hansard_server.repository.sql.rows import AnyRow, event_record_with
+from hansard_server.repository.sql.prepared import rows, tuples
+
+_Row = tuple[Any, ...]
+"""An EventRow, whose payload is None as long as it was not read."""
+_SEQUENCE, _SIZE, _PAYLOAD = 0, 8, 9
+_SIZE_OF = itemgetter(_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +36,26 @@ class _Span:
         return self.below - self.above <= 1
 
 
-def read_event_page(
+def read_event_rows(
     connection: Connection, tenant: str, session_uid: str, last_sequence: int, scan: EventScan
-) -> EventPage:
+) -> EventRows:
     """Return the page of a session whose last sequence is given."""
     session = {"tenant": tenant, "session_uid": session_uid}
     span = _span(connection, session, last_sequence, scan)
     if span.empty or scan.limit < 1:
-        return EventPage(events=(), resume_at=None)
+        return EventRows(rows=(), resume_at=None)
     window = _window(span, scan)
     found = _rows(connection, session, window, scan)
     fitting = _fitting(found, scan.max_bytes)
     if len(fitting) < len(found) or len(found) == scan.limit:
-        resume_at = fitting[-1].sequence
+        resume_at = fitting[-1][_SEQUENCE]
     elif scan.descending:
         resume_at = window.above + 1
     else:
         resume_at = window.below - 1
     rest = _Span(span.above, resume_at) if scan.descending else _Span(resume_at, span.below)
-    return EventPage(
-        events=_records(connection, session, fitting), resume_at=None if rest.empty else resume_at
+    return EventRows(
+        rows=_whole(connection, session, fitting), resume_at=None if rest.empty else resume_at
     )
 
 
@@ -95,7 +100,7 @@ def _window(span: _Span, scan: EventScan) -> _Span:
 
 def _rows(
     connection: Connection, session: dict[str, Any], window: _Span, scan: EventScan
-) -> Sequence[AnyRow]:
+) -> Sequence[_Row]:
     statement = statements.event_page(
         descending=scan.descending,
         include_hidden=scan.include_hidden,
@@ -107,30 +112,31 @@ def _rows(
         values["types"] = [int(kind) for kind in scan.types]
     if scan.turn_id is not None:
         values["turn_id"] = scan.turn_id
-    return rows(connection, statement, values)
+    return tuples(connection, statement, values)
 
 
-def _fitting(found: Sequence[AnyRow], max_bytes: int) -> Sequence[AnyRow]:
+def _fitting(found: Sequence[_Row], max_bytes: int) -> Sequence[_Row]:
     """Return the rows from the first on whose payloads fit, at least one."""
+    if sum(map(_SIZE_OF, found)) <= max_bytes:
+        return found
     total = 0
     for count, row in enumerate(found):
-        total += row.size_bytes
+        total += row[_SIZE]
         if total > max_bytes and count > 0:
             return found[:count]
     return found
 
 
-def _records(
-    connection: Connection, session: dict[str, Any], fitting: Sequence[AnyRow]
-) -> tuple[EventRecord, ...]:
-    large = [row.sequence for row in fitting if row.payload is None]
-    payloads: dict[int, bytes] = {}
-    if large:
-        found = connection.execute(statements.EVENT_PAYLOADS, {**session, "sequences": large})
-        payloads = {row.sequence: row.payload for row in found}
-    return tuple(
-        event_record_with(
-            row, payloads.get(row.sequence, b"") if row.payload is None else row.payload
-        )
+def _whole(
+    connection: Connection, session: dict[str, Any], fitting: Sequence[_Row]
+) -> Sequence[_Row]:
+    """Return the rows with the payloads that were too large to come with them."""
+    large = [row[_SEQUENCE] for row in fitting if row[_PAYLOAD] is None]
+    if not large:
+        return fitting
+    found = connection.execute(statements.EVENT_PAYLOADS, {**session, "sequences": large})
+    payloads = {row.sequence: row.payload for row in found}
+    return [
+        (*row[:_PAYLOAD], payloads.get(row[_SEQUENCE], b"")) if row[_PAYLOAD] is None else row
         for row in fitting
-    )
+    ]

@@ -39,6 +39,16 @@ def rows(connection: Connection, statement: _Compilable, values: Values) -> Sequ
     return prepared.rows(connection, values)
 
 
+def tuples(
+    connection: Connection, statement: _Compilable, values: Values
+) -> Sequence[tuple[Any, ...]]:
+    """Return all rows of a select as the driver makes them, columns by place. Raises DBAPIError."""
+    prepared = _prepared(connection, statement, values)
+    if prepared is None:
+        return [tuple(row) for row in connection.execute(statement, values)]
+    return prepared.tuples(connection, values)
+
+
 def write(connection: Connection, statement: _Compilable, many: Sequence[Values]) -> None:
     """Run an insert or update once for each of the values, at least one. Raises DBAPIError."""
     prepared = _prepared(connection, statement, many[0])
@@ -65,6 +75,7 @@ class Prepared:
         """Take the statement, compiled for values with these names."""
         self._text = compiled.string
         self._dialect = dialect
+        self._postgresql = dialect.name == "postgresql"
         binds = compiled.binds
         constants = {
             name: bind.effective_value for name, bind in binds.items() if name not in given
@@ -97,17 +108,21 @@ class Prepared:
 
     def rows(self, connection: Connection, values: Values) -> list[Any]:
         """Return all rows for the values. Raises DBAPIError."""
-        cursor = _driver(connection).cursor()
+        return [self._row(row) for row in self.tuples(connection, values)]
+
+    def tuples(self, connection: Connection, values: Values) -> list[tuple[Any, ...]]:
+        """Return all rows for the values, columns by place. Raises DBAPIError."""
+        cursor = self._cursor(connection)
         try:
             cursor.execute(self._text, self._parameters(values))
-            found = cursor.fetchall()
+            found: list[tuple[Any, ...]] = cursor.fetchall()
         except self._dialect.loaded_dbapi.Error as error:
             raise self._wrapped(connection, error) from error
         finally:
             cursor.close()
         if not self._columns:
-            return [self._row(row) for row in found]
-        return [self._row(self._converted(row)) for row in found]
+            return found
+        return [self._converted(row) for row in found]
 
     def write(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values. Raises DBAPIError."""
@@ -136,11 +151,16 @@ class Prepared:
                 values[name] = convert(values[name])
         return values
 
-    def _converted(self, row: Sequence[Any]) -> list[Any]:
+    def _cursor(self, connection: Connection) -> Any:
+        driver = _driver(connection)
+        # As text, bytes would come with two characters each.
+        return driver.cursor(binary=True) if self._postgresql else driver.cursor()
+
+    def _converted(self, row: Sequence[Any]) -> tuple[Any, ...]:
         converted = list(row)
         for index, convert in self._columns:
             converted[index] = convert(converted[index])
-        return converted
+        return tuple(converted)
 
     def _wrapped(self, connection: Connection, error: Exception) -> Exception:
         """Return the driver's error as SQLAlchemy's."""

@@ -26,11 +26,13 @@ from hansard_server.domain.records import (
     SessionView,
     TurnRecord,
     TurnStatus,
+    event_of_row,
 )
 from hansard_server.repository.api import (
     ArtifactTotals,
     CreationScan,
     EventPage,
+    EventRows,
     EventScan,
     TurnPage,
     TurnScan,
@@ -41,7 +43,7 @@ from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.access import AGENTS_BY_UID, SqlAccessReads
 from hansard_server.repository.sql.blobs import SqlBlobReads
 from hansard_server.repository.sql.corpora import SqlCorpusReads
-from hansard_server.repository.sql.event_reads import read_event_page
+from hansard_server.repository.sql.event_reads import read_event_rows
 from hansard_server.repository.sql.forks import plan_fork
 from hansard_server.repository.sql.keysets import encode_keys
 from hansard_server.repository.sql.prepared import rows
@@ -196,7 +198,14 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
         Raises SessionNotFound when the session was deleted.
         """
         last = self.last_sequence(tenant, session_uid)
-        return read_event_page(self.connection, tenant, session_uid, last, scan)
+        found = read_event_rows(self.connection, tenant, session_uid, last, scan)
+        return EventPage(events=tuple(map(event_of_row, found.rows)), resume_at=found.resume_at)
+
+    def scan_event_rows(self, session: SessionRef, scan: EventScan) -> EventRows:
+        """Return what scan_events does, for a session that was resolved in this transaction."""
+        return read_event_rows(
+            self.connection, session.tenant, session.uid, session.last_sequence, scan
+        )
 
     def get_payloads(
         self, tenant: str, session_uid: str, sequences: Sequence[int]

@@ -133,18 +133,13 @@ def session_head(row: AnyRow) -> SessionHead:
 
 def event_record(row: AnyRow) -> EventRecord:
     """Return the event of a row that holds the columns of `events`."""
-    return event_record_with(row, row.payload)
-
-
-def event_record_with(row: AnyRow, payload: bytes) -> EventRecord:
-    """Return the event of a row whose payload was read elsewhere."""
     return EventRecord(
         id=row.id,
         sequence=row.sequence,
         type=EventType(row.type),
         turn_id=row.turn_id,
         created_at_us=row.created_at,
-        payload=payload,
+        payload=row.payload,
         tool_call_id=row.tool_call_id,
         hide_reason=HideReason(row.hide_reason),
         deleted_at_us=row.deleted_at,

@@ -191,14 +191,23 @@ EVENT_PAYLOADS = select(events.c.sequence, events.c.payload).where(
 def event_page(
     *, descending: bool, include_hidden: bool, of_types: bool, of_turn: bool
 ) -> Select[Any]:
-    """Return the select of events between two sequences, both exclusive.
+    """Return the select of events between two sequences, both exclusive; columns as in EventRow.
 
     Large payloads come as NULL.
     """
     inline = case((events.c.size_bytes <= INLINE_MAX_BYTES, events.c.payload), else_=null())
-    narrow = [column for column in events.c if column.name not in {"tenant", "session_uid"}]
-    narrow.remove(events.c.payload)
-    page = select(*narrow, inline.label("payload")).where(
+    page = select(
+        events.c.sequence,
+        events.c.id,
+        events.c.type,
+        events.c.turn_id,
+        events.c.created_at,
+        events.c.hide_reason,
+        events.c.deleted_at,
+        events.c.tool_call_id,
+        events.c.size_bytes,
+        inline.label("payload"),
+    ).where(
         events.c.tenant == _TENANT,
         events.c.session_uid == _SESSION,
         events.c.sequence > bindparam("above"),
