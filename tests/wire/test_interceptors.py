@@ -365,6 +365,18 @@ async def test_unknown_method_is_left_to_grpc(bench: Bench) -> None:
     assert refused.code is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_calls_are_a_crowd_while_they_run(bench: Bench) -> None:
+    admission = bench.chain[0]
+    assert isinstance(admission, Admission)
+    assert admission.crowd() == 0
+    calls = [bench.start("unary_unary", request("slow")) for _ in range(20)]
+    while admission.calls < len(calls):  # noqa: ASYNC110 - nobody says when a call is let in
+        await asyncio.sleep(0.005)
+    assert admission.crowd() >= len(calls)
+    bench.kinds.go_on.set()
+    await asyncio.gather(*calls)
+
+
 def test_only_probes_are_known_to_grpc_by_name() -> None:
     pipeline = Pipeline(interceptors(Drain(), Calls()), Stalls(0))
     handler: Any = grpc.unary_unary_rpc_method_handler(Kinds().unary_unary)

@@ -70,6 +70,7 @@ class Admission:
         self._handed_out = 0
         self._waiting = 0
         self._looked_at = 0.0
+        self._crowd = 0
         self._refusals: dict[int, _Refusal] = {}
         self._spread_s = _RETRY_SPREAD_MIN_S
         self._refused_before = 0
@@ -78,6 +79,13 @@ class Admission:
     def count(self, arrivals: Arrivals) -> None:
         """Count what has arrived at the server, too."""
         self._arrivals = arrivals
+
+    def crowd(self) -> int:
+        """Return how many calls are being served or have arrived; any thread may ask.
+
+        Those that had arrived are known from the last look, which is some time ago if none came.
+        """
+        return max(self._crowd, self.calls)
 
     async def __call__(self, call: Call, proceed: Proceed) -> Any:
         """Serve the call, or refuse it with RATE_LIMIT_EXCEEDED and a time to come again."""
@@ -141,6 +149,7 @@ class Admission:
             self._looked_at = now
             # This call is not among those that were handed out yet.
             self._waiting = max(self._arrivals.unfinished() - self._handed_out - 1, 0)
+            self._crowd = self.calls + self._waiting + 1
 
     def _spread(self, now: float) -> None:
         """Once a second, find over how long a time those who are refused now come again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ from hansard_server.repository.sql.jobs import Done, Job, Publish
 from hansard_server.repository.sql.writes import SqlWriteTx
 
 BATCH_MAX_JOBS = 256
+_GATHER_S = 0.002
+_GATHER_TIMES = 4
+"""Jobs are waited for so often at most, and only as long as some come."""
+_CROWD = 16
+"""Of fewer calls none waits for the others."""
 
 Decision = Callable[[SqlWriteTx], Any]
 
@@ -30,14 +36,24 @@ class Writer:
     """
 
     def __init__(
-        self, engine: Engine, clock: Clock, publish: Publish, *, skip_locked: bool = False
+        self,
+        engine: Engine,
+        clock: Clock,
+        publish: Publish,
+        *,
+        crowd: Callable[[], int] = lambda: 0,
+        skip_locked: bool = False,
     ) -> None:
-        """Start the thread; `skip_locked` as in Batch."""
+        """Start the thread; `skip_locked` as in Batch.
+
+        `crowd` tells, in any thread, how many calls run or are about to.
+        """
         self._engine = engine
         self._clock = clock
         self._publish = publish
         self._skip_locked = skip_locked
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._crowd = crowd
         self._thread = threading.Thread(target=self._run, name="hansard-writer", daemon=True)
         self._thread.start()
 
@@ -76,15 +92,33 @@ class Writer:
         if first is None:
             return [], True
         jobs = [first]
+        closing = self._take_waiting(jobs)
+        wanted = self._crowd() // 2
+        if wanted < _CROWD // 2:
+            return jobs, closing
+        # A transaction costs as much as several commands in it do, and of those who were answered
+        # together the first comes back long before the last.
+        for _ in range(_GATHER_TIMES):
+            count = len(jobs)
+            if closing or count >= wanted:
+                break
+            time.sleep(_GATHER_S)
+            closing = self._take_waiting(jobs)
+            if len(jobs) == count:
+                break
+        return jobs, closing
+
+    def _take_waiting(self, jobs: list[Job]) -> bool:
+        """Add what has been submitted; return whether that was all there will be."""
         while len(jobs) < BATCH_MAX_JOBS:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 break
             if job is None:
-                return jobs, True
+                return True
             jobs.append(job)
-        return jobs, False
+        return False
 
     def _write_together(self, connection: Connection, jobs: Sequence[Job]) -> None:
         with connection.begin():
