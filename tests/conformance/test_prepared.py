@@ -87,6 +87,11 @@ def values_for(connection: Connection, name: str) -> dict[str, Any] | None:
     return values
 
 
+def without_clock(row: Any) -> list[Any]:
+    """Return the values of a row, but for the time at which it was read."""
+    return [value for name, value in zip(row._fields, row, strict=True) if name != "now_us"]
+
+
 @pytest.mark.parametrize("name", SELECTS)
 def test_rows_are_the_same(filled: Callable[[str], Engine], database: str, name: str) -> None:
     statement = SELECTS[name]
@@ -100,7 +105,7 @@ def test_rows_are_the_same(filled: Callable[[str], Engine], database: str, name:
         if "NOW" in name or "LEASE" in name:
             assert len(found) == len(expected)
             return
-        assert [tuple(row) for row in found] == [tuple(row) for row in expected]
+        assert list(map(without_clock, found)) == list(map(without_clock, expected))
         kinds = [[type(value) for value in row] for row in found]
         assert kinds == [[type(value) for value in row] for row in expected]
         for row, plain in zip(found, expected, strict=True):

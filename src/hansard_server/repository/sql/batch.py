@@ -115,35 +115,23 @@ class Batch:
     def _resolve(self, names: set[SessionName]) -> None:
         if not names:
             return
-        agents = {
-            (row.tenant, row.key): row
-            for row in rows(
-                self.connection,
-                statements.NAMED_AGENTS,
-                encode_keys({(n.tenant, n.agent_key) for n in names}),
-            )
+        keys = {(name.tenant, name.agent_key, name.session_key) for name in names}
+        found = {
+            (row.tenant, row.agent_key, row.session_key): row
+            for row in rows(self.connection, statements.NAMED, encode_keys(keys))
         }
-        wanted = {
-            (name.tenant, agents[name.tenant, name.agent_key].uid, name.session_key)
-            for name in names
-            if (name.tenant, name.agent_key) in agents
-        }
-        sessions = {}
-        if wanted:
-            found = rows(self.connection, statements.NAMED_SESSIONS, encode_keys(wanted))
-            sessions = {(row.tenant, row.agent_uid, row.key): row for row in found}
         for name in names:
-            agent = agents.get((name.tenant, name.agent_key))
-            if agent is None:
+            row = found.get((name.tenant, name.agent_key, name.session_key))
+            if row is None:
                 self._named[name] = AgentNotFound.of_field(
                     "agent_key", f"there is no agent {name.agent_key!r}"
                 )
-                continue
-            session = sessions.get((name.tenant, agent.uid, name.session_key))
-            if session is None or name.uid not in {None, session.uid}:
+            elif row.session_uid is None or name.uid not in {None, row.session_uid}:
                 self._named[name] = session_not_found(name)
-                continue
-            self._named[name] = Named(name.tenant, session.uid, session.enabled, agent.enabled)
+            else:
+                self._named[name] = Named(
+                    name.tenant, row.session_uid, row.session_enabled, row.agent_enabled
+                )
 
     def _uid_of(self, command: Command) -> Uid | None:
         if isinstance(command, NamedCommand):
@@ -161,7 +149,7 @@ class Batch:
             statements.HEADS_SKIPPING if self.skip_locked else statements.HEADS,
             encode_keys(uids),
         )
-        now_us = self._now_us()
+        now_us = self._now_us(heads)
         for row in heads:
             if row.deleted:
                 uids.discard((row.tenant, row.session_uid))
@@ -177,11 +165,13 @@ class Batch:
             # Some of these may be gone rather than locked: alone, without skipping, that shows.
             self._skipped = uids - self._states.keys()
 
-    def _now_us(self) -> int:
+    def _now_us(self, heads: Sequence[Any]) -> int:
         # Replicas agree on the database's clock; a SQLite store has one process.
-        if self.connection.dialect.name == "postgresql":
-            return int(rows(self.connection, statements.NOW, {})[0][0])
-        return self.clock()
+        if self.connection.dialect.name == "sqlite":
+            return self.clock()
+        if self.skip_locked and heads:
+            return int(heads[0].now_us)
+        return int(rows(self.connection, statements.NOW, {})[0][0])
 
     def _load(self, commands: Sequence[Command]) -> None:
         wanted = _Wanted()

@@ -18,28 +18,47 @@ _claims = tables.claims
 
 _agents = tables.agents
 _sessions = tables.sessions
-NAMED_AGENTS = select_by_keys(
-    _agents.c.tenant,
-    _agents.c.key,
-    _agents.c.uid,
-    _agents.c.enabled,
-    source=_agents,
-    keys=(_agents.c.tenant, _agents.c.key),
-).where(_agents.c.deleted_at.is_(None))
-NAMED_SESSIONS = select_by_keys(
-    _sessions.c.tenant,
-    _sessions.c.agent_uid,
-    _sessions.c.key,
-    _sessions.c.uid,
-    _sessions.c.enabled,
-    source=_sessions,
-    keys=(_sessions.c.tenant, _sessions.c.agent_uid, _sessions.c.key),
-).where(_sessions.c.deleted_at.is_(None))
+
+
+def _named() -> Select[Any]:
+    """Return the select of agents with their sessions by (tenant, agent key, session key).
+
+    An agent without the session comes with none. Agents are looked up for each key, and so are
+    their sessions.
+    """
+    rows = key_rows()
+    tenant, agent_key, session_key = (
+        key_part(rows, index, column.type)
+        for index, column in enumerate((_agents.c.tenant, _agents.c.key, _sessions.c.key))
+    )
+    named_agents = and_(
+        _agents.c.tenant == tenant, _agents.c.key == agent_key, _agents.c.deleted_at.is_(None)
+    )
+    named_sessions = and_(
+        _sessions.c.tenant == _agents.c.tenant,
+        _sessions.c.agent_uid == _agents.c.uid,
+        _sessions.c.key == session_key,
+        _sessions.c.deleted_at.is_(None),
+    )
+    return select(
+        _agents.c.tenant,
+        _agents.c.key.label("agent_key"),
+        session_key.label("session_key"),
+        _agents.c.enabled.label("agent_enabled"),
+        _sessions.c.uid.label("session_uid"),
+        _sessions.c.enabled.label("session_enabled"),
+    ).select_from(rows.join(_agents, named_agents).outerjoin(_sessions, named_sessions))
+
+
+NAMED = _named()
 UNLOCKED_HEADS = select_by_keys(
     *_heads.c, source=_heads, keys=(_heads.c.tenant, _heads.c.session_uid)
 ).order_by(_heads.c.tenant, _heads.c.session_uid)
 HEADS = lock_for_update(UNLOCKED_HEADS, of=_heads)
-HEADS_SKIPPING = lock_for_update(UNLOCKED_HEADS, of=_heads, skip_locked=True)
+# Nothing is waited for, so that the time is that of the lock.
+HEADS_SKIPPING = lock_for_update(
+    UNLOCKED_HEADS.add_columns(database_now_us().label("now_us")), of=_heads, skip_locked=True
+)
 NOW = select(database_now_us())
 CLAIMS = select_by_keys(
     *_claims.c,
