@@ -110,9 +110,8 @@ def test_rows_are_the_same(filled: Callable[[str], Engine], database: str, name:
         assert kinds == [[type(value) for value in row] for row in expected]
         for row, plain in zip(found, expected, strict=True):
             # Of a function's column nobody uses the name.
-            for key in plain._mapping.keys() & {
-                column.key for column in statement.selected_columns
-            }:
+            columns = {column.key for column in statement.selected_columns} - {"now_us"}
+            for key in plain._mapping.keys() & columns:
                 assert getattr(row, key) == plain._mapping[key]
 
 
