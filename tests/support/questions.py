@@ -2,7 +2,8 @@
 
 A document is a text in `tests/benchmarks/questions` and what is asked about it; it is handed to a
 server as the kind of file that it says. Half of the documents, told by a hash of their names, are
-held out: the model was made without a look at how it does on them.
+held out: the model was made without a look at how it does on them. In the folder `more` are further
+questions about the other half, and documents that were written for tuning: all of them tuned.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from tests.support.documents import make_docx_of, make_pdf_of, make_pptx, make_xlsx
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "questions"
+MORE = FOLDER / "more"
 UNKNOWN = "I do not know."
 QUOTED_MAX_CHARACTERS = 3 * 1_500
 """Of all that one answer quotes: who quotes everything has found nothing."""
@@ -81,11 +83,22 @@ def read_documents() -> tuple[Document, ...]:
     return tuple(map(_read_document, read_names()))
 
 
-def _read_document(name: str) -> Document:
-    asked = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+@cache
+def read_more() -> tuple[Document, ...]:
+    """Return the tuned documents with the further questions about them, and those with new ones."""
+    tuned = {each.name: each for each in read_documents() if not each.held_out}
+    names = sorted(path.stem for path in MORE.glob("*.toml"))
+    assert tuned.keys() <= set(names)
+    return tuple(_read_document(name, MORE, tuned.get(name)) for name in names)
+
+
+def _read_document(name: str, folder: Path = FOLDER, known: Document | None = None) -> Document:
+    asked = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
     questions = [Question(name, text, quote) for text, quote in asked["answerable"]]
     questions += (Question(name, text) for text in asked["unanswerable"])
-    text = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    if known:
+        return replace(known, questions=tuple(questions))
+    text = (folder / f"{name}.md").read_text(encoding="utf-8")
     return Document(name, asked["format"], text, tuple(questions))
 
 

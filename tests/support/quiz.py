@@ -10,8 +10,6 @@ from hansard_client import File, Hansard
 from hansard_client.client import Session
 from tests.support.questions import Document, Question, is_right, quotes
 
-CORPUS = "library"
-_SEARCH = {"query_configuration": {"search": {"corpora": [{"corpus_key": CORPUS}]}}}
 _FILE_TOOLS = ("document_conversion", "artifact_grep", "artifact_read")
 
 
@@ -52,14 +50,16 @@ class Marks:
 class Quiz:
     """A server whose agents know documents."""
 
-    def __init__(self, hansard: Hansard) -> None:
+    def __init__(self, hansard: Hansard, corpus: str = "library") -> None:
         """Make the agents: one that fills a corpus, one that searches it, one that reads files."""
         self._hansard = hansard
-        hansard.corpora.create(key=CORPUS, name="Library")
+        self._corpus = corpus
+        hansard.corpora.create(key=corpus, name="Library")
+        search = {"query_configuration": {"search": {"corpora": [{"corpus_key": corpus}]}}}
         for key, tools in (
-            ("keeper", {"keep": {"document_index": {"corpus_key": CORPUS}}}),
-            ("reader", {"find": {"corpora_search": _SEARCH}}),
-            ("desk", {tool: {tool: {}} for tool in _FILE_TOOLS}),
+            (f"{corpus}-keeper", {"keep": {"document_index": {"corpus_key": corpus}}}),
+            (f"{corpus}-reader", {"find": {"corpora_search": search}}),
+            (f"{corpus}-desk", {tool: {tool: {}} for tool in _FILE_TOOLS}),
         ):
             hansard.agents.create(
                 key=key, name=key, model="hansard/extractive", tool_configurations=tools
@@ -94,7 +94,9 @@ class Quiz:
         return marks
 
     def _session(self, agent_key: str) -> Session:
-        return self._hansard.session(self._hansard.sessions.create(agent_key, name="Quiz"))
+        return self._hansard.session(
+            self._hansard.sessions.create(f"{self._corpus}-{agent_key}", name="Quiz")
+        )
 
     def _upload(self, session: Session, document: Document) -> str:
         event = session.artifacts.upload(

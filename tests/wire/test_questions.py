@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 from hansard.v1 import agent_pb2, agent_service_pb2
 from tests.support.documents import make_docx, make_pdf
-from tests.support.questions import UNKNOWN, Question, content_words, read_documents, triples
+from tests.support.questions import (
+    UNKNOWN,
+    Question,
+    content_words,
+    read_documents,
+    read_more,
+    triples,
+)
 from tests.support.questions import is_right as is_right_answer
 from tests.support.server import Running
 from tests.support.talk import Talk, stored
@@ -206,7 +213,7 @@ def test_questions_do_not_repeat_what_the_documents_say() -> None:
     assert len(questions) >= 200
     assert sum(not question.quote for question in questions) >= len(questions) / 4
     assert sum(document.held_out for document in documents) == len(documents) / 2
-    for document in documents:
+    for document in (*documents, *read_more()):
         said = triples(content_words(document.text, SMALL_WORDS))
         for question in document.questions:
             both = said & triples(content_words(question.text, SMALL_WORDS))
@@ -214,7 +221,7 @@ def test_questions_do_not_repeat_what_the_documents_say() -> None:
 
 
 def test_known_answers_stand_in_their_documents() -> None:
-    for document in read_documents():
+    for document in (*read_documents(), *read_more()):
         said = " ".join(content_words(document.text, frozenset()))
         for question in document.questions:
             assert " ".join(content_words(question.quote, frozenset())) in said, question

@@ -9,9 +9,10 @@ from hansard_server.agents.models.evidence import Judged, judge
 from hansard_server.agents.models.passages import Passage, is_heading_only, split_lines
 
 UNKNOWN = "I do not know."
-_FITS = 0.54
-# The best passage is quoted, and others that are nearly as good.
-_NEARLY = 0.85
+# As logarithms of odds: an answer is likely enough from here on, and others are quoted that are
+# so near to the best one.
+_FITS = -0.3
+_NEARLY = 0.8
 _QUOTED_MAX = 3
 _TOPIC_SHOWN = 8
 _PROBLEMS_SHOWN = 3
@@ -25,7 +26,7 @@ def answer(talk: Conversation) -> str:
     best = [
         each.passage
         for each in judged[:_QUOTED_MAX]
-        if each.score >= max(_FITS, judged[0].score * _NEARLY)
+        if each.score >= max(_FITS, judged[0].score - _NEARLY)
     ]
     return "\n\n".join(map(_citation, best))
 

@@ -17,6 +17,8 @@ _TABLE_ROW = re.compile(r"\s*\|.*\|\s*$")
 _TABLE_RULE = re.compile(r"[\s|:-]+$")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[\"'”’)\]*_]*\s+(?=[^a-z\s]|[a-z])")  # noqa: RUF001
 _SENTENCE_MAX_CHARACTERS = 600
+# What a paragraph of facts begins with: it is about all that follows.
+_LABEL = re.compile(r"([A-Z][^:.;!?|]{0,40}):\s")
 _ENDS = (".", "!", "?", ":")
 
 
@@ -133,8 +135,16 @@ def sentences(passage: Passage) -> list[Sentence]:
             above = heading[1] if heading else block
             found.append(Sentence(above, above))
             continue
-        found += (Sentence(text, above) for text in _cut_sentences(block))
+        below = f"{above} {label(block)}".strip()
+        cut = list(_cut_sentences(block))
+        found += (Sentence(text, below if part else above) for part, text in enumerate(cut))
     return found
+
+
+def label(text: str) -> str:
+    """Return what a text of facts calls the fact that follows: Area: 5 ha; empty: nothing."""
+    found = _LABEL.match(text)
+    return found[1] if found else ""
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[str]:
@@ -168,8 +178,10 @@ def _cut_sentences(text: str) -> Iterator[str]:
 
 
 def _is_title(text: str) -> bool:
-    return len(text) <= _TITLE_MAX_CHARACTERS and not text.rstrip().endswith(
-        (".", "!", "?", ":", ";", ",")
+    return (
+        len(text) <= _TITLE_MAX_CHARACTERS
+        and not text.rstrip().endswith((".", "!", "?", ":", ";", ","))
+        and not _LABEL.match(text)
     )
 
 

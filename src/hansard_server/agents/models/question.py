@@ -76,6 +76,12 @@ _MEASURES = {
     "loud": "decibels",
 }
 _MEASURE_WEIGHT = 0.5
+_YES_OR_NO = re.compile(
+    r"\s*(?:is|are|was|were|do|does|did|can|could|may|must|has|have|should|will)\b", re.IGNORECASE
+)
+_WHY = re.compile(r"\s*why\b|.*\bfor what reason\b", re.IGNORECASE)
+_NAME_ASKED = re.compile(r"\b(?:names?|named|called)\b", re.IGNORECASE)
+_SIMILAR_SHARE = 0.6
 _MONEY = re.compile(
     r"\b(costs?|prices?|fees?|fines?|pays?|paid|expensive|wages?|salary|salaries|rent|earns?)\b"
 )
@@ -212,6 +218,10 @@ class Term:
     measured: bool = False
     asked: bool = False
 
+    def is_like(self, stemmed: str) -> bool:
+        """Tell whether a word with this stem is the term, or may stand for it."""
+        return stemmed == self.stem or stemmed in self.others or are_similar(self.stem, stemmed)
+
     @property
     def is_light(self) -> bool:
         """It is a word that questions are full of, or a measure."""
@@ -225,16 +235,36 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What somebody wants to know."""
+    """What somebody wants to know.
+
+    Attributes:
+        measure: the adjective of a question for a measure: how long, how high.
+    """
 
     text: str
     terms: tuple[Term, ...]
     expected: Expected = Expected.ANYTHING
+    measure: str = ""
 
     @property
     def topic(self) -> tuple[str, ...]:
         """The words that it is about, as they were asked."""
         return tuple(term.word for term in self.terms)
+
+    @property
+    def is_yes_or_no(self) -> bool:
+        """It asks whether something is so."""
+        return bool(_YES_OR_NO.match(self.text))
+
+    @property
+    def asks_why(self) -> bool:
+        """It asks for a reason."""
+        return bool(_WHY.match(self.text))
+
+    @property
+    def asks_name(self) -> bool:
+        """It asks what something is called."""
+        return bool(_NAME_ASKED.search(self.text))
 
     def about_earlier(self, earlier: Question) -> Question:
         """Return the question with the terms of one that was asked before it, which count less."""
@@ -272,7 +302,7 @@ def read_question(text: str) -> Question:
     if measure:
         others = frozenset(map(stem, _MEASURES[measure].split())) | alternatives(stem(measure))
         terms.append(Term(stem(measure), measure, _MEASURE_WEIGHT, others, measured=True))
-    return Question(text, tuple(terms), _expected(text, measure))
+    return Question(text, tuple(terms), _expected(text, measure), measure)
 
 
 def content_terms(text: str) -> dict[str, str]:
@@ -287,6 +317,17 @@ def content_terms(text: str) -> dict[str, str]:
 def tokens(text: str) -> list[str]:
     """Return the stems of a passage's words in order, numbers as digits, without accents."""
     return [stem(_NUMBERS.get(word, word)) for word in words(fold(text))]
+
+
+def are_similar(one: str, other: str) -> bool:
+    """Tell whether two stems begin with so much in common that they may be of one family."""
+    longer = max(len(one), len(other))
+    shared = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared >= longer * _SIMILAR_SHARE
 
 
 def fold(text: str) -> str:
