@@ -73,8 +73,9 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     ) -> AsyncIterator[bytes]:
         """See the contract."""
         stream = WatchStream(request.agent_key, request.session_key, request.after_sequence)
-        async with aclosing(self._queries.watch(current_tenant(), request)) as items:
-            async for session_uid, item in items:
+        session_uid, following = await self._queries.watch(current_tenant(), request)
+        async with aclosing(following) as items:
+            async for item in items:
                 yield stream.encode(session_uid, item)
 
     async def HideEvent(  # type: ignore[override]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from hansard_server.agents.api import TextKind
@@ -17,7 +17,7 @@ from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord
 from hansard_server.repository.api import Change
 from hansard_server.turns.turnstile import Turnstile
 
-TAIL_MAX_EVENTS = 64
+TAIL_MAX_EVENTS = 256
 TAIL_MAX_BYTES = 256 * 1024
 TURNS_MAX = 16
 ALTERED_MAX = 256
@@ -225,6 +225,32 @@ def _age(turn: TurnRecord) -> tuple[int, int, int]:
     return (turn.fence, int(turn.status), turn.last_sequence)
 
 
+class Use:
+    """A feed that is held while this is entered. Every stream has one, so it is small."""
+
+    __slots__ = ("_feeds", "_session", "_turnstile")
+
+    def __init__(
+        self, feeds: dict[SessionUid, SessionFeed], session: SessionUid, turnstile: Turnstile
+    ) -> None:
+        self._feeds = feeds
+        self._session = session
+        self._turnstile = turnstile
+
+    def __enter__(self) -> SessionFeed:
+        feed = self._feeds.get(self._session)
+        if feed is None:
+            feed = self._feeds[self._session] = SessionFeed(_turnstile=self._turnstile)
+        feed.users += 1
+        return feed
+
+    def __exit__(self, *_: object) -> None:
+        feed = self._feeds[self._session]
+        feed.users -= 1
+        if feed.users == 0:
+            del self._feeds[self._session]
+
+
 class Feeds:
     """The feeds of all sessions that somebody uses in this process."""
 
@@ -234,20 +260,9 @@ class Feeds:
         self._turnstile = Turnstile(hurried=hurried)
         self.draining = False
 
-    @contextlib.contextmanager
-    def use(self, tenant: str, session_uid: str) -> Iterator[SessionFeed]:
+    def use(self, tenant: str, session_uid: str) -> Use:
         """Hold the session's feed; it takes in every commit of this process until exit."""
-        key = (tenant, session_uid)
-        feed = self._feeds.get(key)
-        if feed is None:
-            feed = self._feeds[key] = SessionFeed(_turnstile=self._turnstile)
-        feed.users += 1
-        try:
-            yield feed
-        finally:
-            feed.users -= 1
-            if feed.users == 0:
-                del self._feeds[key]
+        return Use(self._feeds, (tenant, session_uid), self._turnstile)
 
     def get(self, session: SessionUid) -> SessionFeed | None:
         """Return the session's feed, if it is in use."""

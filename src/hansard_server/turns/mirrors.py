@@ -64,6 +64,9 @@ class Peers(Protocol):
         ...
 
 
+_NOTHING_TO_SHOW = contextlib.nullcontext()
+
+
 @dataclass(slots=True, eq=False)
 class _Mirror:
     """One turn that is followed at its owner's."""
@@ -94,12 +97,16 @@ class Mirrors:
         self._unreachable: dict[str, float] = {}
         self._closed = False
 
-    @contextlib.contextmanager
-    def showing(self, session: SessionUid, feed: SessionFeed, *, wanted: bool) -> Iterator[None]:
+    def showing(
+        self, session: SessionUid, feed: SessionFeed, *, wanted: bool
+    ) -> contextlib.AbstractContextManager[None]:
         """Have the session's open text in its feed until exit, wherever it is made."""
         if not wanted or self._peers is None:
-            yield
-            return
+            return _NOTHING_TO_SHOW
+        return self._showing(session, feed)
+
+    @contextlib.contextmanager
+    def _showing(self, session: SessionUid, feed: SessionFeed) -> Iterator[None]:
         feed.delta_readers += 1
         try:
             if feed.pulse is not None:

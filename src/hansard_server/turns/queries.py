@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -72,20 +71,19 @@ class Queries:
 
     async def watch(
         self, tenant: str, request: event_service_pb2.WatchEventsRequest
-    ) -> AsyncGenerator[tuple[str, Item], None]:
-        """Yield (session uid, item) for ever. Raises what the contract says of WatchEvents."""
+    ) -> tuple[str, AsyncGenerator[Item]]:
+        """Return the session's uid, and what is to be told of it, for ever; its reader closes that.
+
+        Both raise what the contract says of WatchEvents.
+        """
         name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
         session = await self._store.read(lambda tx: tx.resolve_session(name))
-        with self._feeds.use(tenant, session.uid) as feed:
-            following = self._readers.follow_session(
-                feed,
-                (tenant, session.uid),
-                after_sequence=request.after_sequence,
-                deltas=request.include_deltas,
-            )
-            async with aclosing(following) as items:
-                async for item in items:
-                    yield session.uid, item
+        following = self._readers.follow_session(
+            (tenant, session.uid),
+            after_sequence=request.after_sequence,
+            deltas=request.include_deltas,
+        )
+        return session.uid, following
 
     async def get_turn(self, tenant: str, request: turn_service_pb2.GetTurnRequest) -> TurnRecord:
         """Return the turn. Raises what the contract says of GetTurn."""

@@ -83,6 +83,11 @@ Item = StoredEvent | TextShown | TextVoided | InputQueued | TurnStopped | Caught
 class Cursor:
     """Where a reader stands in one session: everything up to `sequence` has been delivered."""
 
+    __slots__ = (
+        *("_caught_up_at", "_deltas", "_feed", "_session", "_shown_bytes", "_shown_id"),
+        *("_store", "_stored_text_id", "_turn_id", "live", "sequence"),
+    )
+
     def __init__(
         self,
         store: Store,
@@ -263,56 +268,58 @@ class Readers:
                 from_store = False
 
     async def follow_session(  # noqa: C901 - what comes first is seen best in one place
-        self, feed: SessionFeed, session: SessionUid, *, after_sequence: int, deltas: bool
+        self, session: SessionUid, *, after_sequence: int, deltas: bool
     ) -> AsyncGenerator[Item, None]:
         """Yield the events of a session after a sequence, CaughtUp, and then what is new, for ever.
 
         Raises ServerShuttingDown on a drain, SessionNotFound when the session is deleted,
         CursorOutOfRange when `after_sequence` is ahead of the session.
         """
-        told = {_stop(turn) for turn in feed.turns.values() if _stopped(turn)}
-        pulse = await self._store.read(lambda tx: _read_pulse(tx, session))
-        feed.learn(pulse)
-        last_sequence, alteration = pulse.last_sequence, pulse.alteration_count
-        if after_sequence > last_sequence:
-            raise _cursor_ahead(after_sequence, last_sequence)
-        cursor = Cursor(
-            self._store,
-            feed,
-            session,
-            sequence=after_sequence,
-            deltas=deltas,
-            caught_up_at=last_sequence,
-        )
-        from_store = True
         turnstile = self._feeds.turnstile
-        with self._mirrors.showing(session, feed, wanted=deltas):
-            while True:
-                version = feed.version
-                here = cursor.caught_up() if from_store else cursor.take()
-                # Woken, a reader has passed the turnstile for its first item.
-                for place, item in enumerate(here or ()):
-                    if place:
-                        await turnstile.enter()
-                    yield item
-                if from_store or here is None:
-                    async for item in cursor.stored():
-                        await turnstile.enter()
+        with self._feeds.use(*session) as feed:
+            told = {_stop(turn) for turn in feed.turns.values() if _stopped(turn)}
+            pulse = await self._store.read(lambda tx: _read_pulse(tx, session))
+            feed.learn(pulse)
+            last_sequence, alteration = pulse.last_sequence, pulse.alteration_count
+            if after_sequence > last_sequence:
+                raise _cursor_ahead(after_sequence, last_sequence)
+            cursor = Cursor(
+                self._store,
+                feed,
+                session,
+                sequence=after_sequence,
+                deltas=deltas,
+                caught_up_at=last_sequence,
+            )
+            from_store = True
+            with self._mirrors.showing(session, feed, wanted=deltas):
+                while True:
+                    version = feed.version
+                    here = cursor.caught_up() if from_store else cursor.take()
+                    # Woken, a reader has passed the turnstile for its first item.
+                    for place, item in enumerate(here or ()):
+                        if place:
+                            await turnstile.enter()
                         yield item
-                for item in (*cursor.caught_up(), *cursor.open_text()):
-                    yield item
-                if (feed.alteration_count or 0) > alteration:
-                    async for number, event in self._altered(feed, session, alteration):
-                        alteration = number
-                        # What was not delivered yet will come so anyway.
-                        if event.sequence <= cursor.sequence:
-                            yield EventAltered(event)
-                if deltas and feed.last_sequence <= cursor.sequence:
-                    for turn in _newly_stopped(feed, told):
+                    if from_store or here is None:
+                        async for item in cursor.stored():
+                            await turnstile.enter()
+                            yield item
+                    if deltas or not cursor.live:
+                        for item in (*cursor.caught_up(), *cursor.open_text()):
+                            yield item
+                    if (feed.alteration_count or 0) > alteration:
+                        async for number, event in self._altered(feed, session, alteration):
+                            alteration = number
+                            # What was not delivered yet will come so anyway.
+                            if event.sequence <= cursor.sequence:
+                                yield EventAltered(event)
+                    told_all = deltas and feed.last_sequence <= cursor.sequence
+                    for turn in _newly_stopped(feed, told) if told_all else ():
                         yield TurnStopped(turn)
-                self._check_open(feed, session, cursor.sequence)
-                await feed.wait(version)
-                from_store = False
+                    self._check_open(feed, session, cursor.sequence)
+                    await feed.wait(version)
+                    from_store = False
 
     def _check_open(self, feed: SessionFeed, session: SessionUid, sequence: int) -> None:
         if feed.deleted:
