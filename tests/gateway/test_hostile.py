@@ -255,7 +255,7 @@ async def test_slow_headers_and_bodies_are_cut_off(
     plain: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await Talk(plain.server).begin()
-    monkeypatch.setattr(serving, "_HEADERS_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(serving, "_HEADERS_TIMEOUT_S", 1)
     options = Options(body_grace_s=0.2, body_rate_bytes_s=1_000_000, drain_deadline_s=2)
     async with open_door(plain.server, options) as door:
         assert await raw(door, b"GET /v2/agents HTTP/1.1\r\nx: ", until_closed=True) == b""

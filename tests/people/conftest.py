@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -86,13 +85,6 @@ def start(
         env={**os.environ, **own, **(environment or {})},
         **more,
     )
-
-
-def free_port() -> int:
-    """Return a port that nobody has taken."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

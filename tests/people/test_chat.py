@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.people.conftest import SECONDS, Hansard, free_port, start
+from tests.people.conftest import SECONDS, Hansard, start
+from tests.support.ports import free_port
 from tests.support.server import ServeProcess, serve_process
 
 THOUGHT = "I think slowly about it."

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.people.conftest import Done, Hansard, free_port
+from tests.people.conftest import Done, Hansard
+from tests.support.ports import free_port
 
 
 def assert_fails(done: Done, *words: str) -> None:

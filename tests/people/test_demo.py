@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.people.conftest import PATHS, SECONDS, free_port, start
+from tests.people.conftest import PATHS, SECONDS, start
+from tests.support.ports import free_port
 
 
 def demo(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], str]:

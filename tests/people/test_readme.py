@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.people.conftest import PATHS, SECONDS, free_port
+from tests.people.conftest import PATHS, SECONDS
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

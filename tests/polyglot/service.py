@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from tests.people.conftest import free_port
+from tests.support.ports import free_port
 from tests.support.server import ServeProcess, serve_process
 
 

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from hansard.v1.turn_pb2 import TURN_STATUS_COMPLETED
 from hansard_client import AsyncHansard, CaughtUp, Delta, File, Hansard, TurnEnd, Void
 from tests.support.databases import Databases
 from tests.support.invariants import check_store
+from tests.support.ports import free_port
 from tests.support.server import ServeProcess, serve_process
 
 LONG = "Hansard keeps it verbatim, naïve café and all 🎉, word by word. " * 20
@@ -37,9 +37,7 @@ class Servers:
     """One server after the other at the same address."""
 
     def __init__(self, folder: Path, store_url: str, *more: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._arguments = (
             *("--listen", self.address, "--data-dir", str(folder), "--store", store_url),
             *more,

@@ -152,7 +152,8 @@ async def test_reader_that_comes_in_the_middle_gets_the_open_text_from_its_start
 
 
 async def test_texts_of_an_owner_that_stops_are_void(url: str, tmp_path: Path) -> None:
-    script = [{"agent_output": {"content": "x" * 50, "delta_count": 50, "pause_ms": 50}}]
+    # Far longer than it takes to have one server stop.
+    script = [{"agent_output": {"content": "x" * 600, "delta_count": 600, "pause_ms": 50}}]
     async with AsyncExitStack() as stack:
         two = await stack.enter_async_context(
             running_server(make_settings(tmp_path / "two", url, poll_floor_s=NEVER_S))
@@ -182,7 +183,7 @@ async def test_texts_of_an_owner_that_stops_are_void(url: str, tmp_path: Path) -
 
 
 async def test_interrupt_elsewhere_keeps_what_was_shown(pair: Pair) -> None:
-    script = [{"agent_output": {"content": "abcdefgh" * 10, "delta_count": 80, "pause_ms": 100}}]
+    script = [{"agent_output": {"content": "abcdefgh" * 40, "delta_count": 320, "pause_ms": 100}}]
     talk = await Talk(pair.one).begin(script)
     source = aiter(talk.stream("A"))
     shown = (await until(source, "delta"))[-1].delta

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.ports import free_port
+
 PATHS = os.pathsep.join(path for path in sys.path if path)
 READY_S = 60.0
 
@@ -65,10 +67,7 @@ def command(notes_path: Path, manner: str = "") -> list[str]:
 @contextmanager
 def mcp_process(folder: Path, manner: str = "") -> Iterator[McpProcess]:
     """Give a running server over streamable HTTP."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = McpProcess(folder / "notes", port, manner)
+    server = McpProcess(folder / "notes", free_port(), manner)
     server.start()
     try:
         yield server

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.support.ports import free_port
+
 READY_S = 60.0
 
 
@@ -59,10 +61,7 @@ def agent_process(
     command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> Iterator[AgentProcess]:
     """Give a running agent."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    agent = AgentProcess(command, environment or {}, port)
+    agent = AgentProcess(command, environment or {}, free_port())
     agent.start()
     try:
         yield agent

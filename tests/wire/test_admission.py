@@ -203,7 +203,12 @@ async def test_calls_that_nobody_has_looked_at_yet_count_too(bench: Bench) -> No
         await asyncio.to_thread(make, request("ok"), wait_for_ready=True)
         calls = [make.future(request("ok")) for _ in range(many)]
         # Nobody looks, and they come.
-        time.sleep(0.5)  # noqa: ASYNC251
+        arrivals = admission(bench)._arrivals
+        assert arrivals is not None
+        deadline = time.monotonic() + 30
+        while arrivals.unfinished() < many:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # noqa: ASYNC251
         outcomes = await asyncio.to_thread(lambda: Counter(call.code() for call in calls))
     # One after another each finds that no call is being served.
     assert outcomes[grpc.StatusCode.OK] + outcomes[grpc.StatusCode.RESOURCE_EXHAUSTED] == many

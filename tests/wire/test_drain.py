@@ -78,7 +78,8 @@ async def test_streams_end_themselves_at_once(databases: Databases, tmp_path: Pa
         assert (await reflection.read()).list_services_response.service
         started = time.monotonic()
         await server.stop()
-        assert time.monotonic() - started < 2
+        # Cut off, they would end after some 18 s.
+        assert time.monotonic() - started < 10
         assert (await watch.read()).status == NOT_SERVING
         for stream in (watch, reflection):
             refused = await failure(stream.read())
@@ -98,7 +99,8 @@ async def test_call_that_does_not_end_is_cut_off(
         await reached.wait()
         started = time.monotonic()
         await server.stop()
-        assert time.monotonic() - started < 1.5
+        # The deadline, and what a busy machine needs; nothing else would ever end it.
+        assert time.monotonic() - started < 5
         assert (await call).code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
@@ -188,7 +190,7 @@ async def test_closers_run_in_reverse_under_one_deadline() -> None:
     closers.add("hangs", closer("hangs", 3600))
     started = time.monotonic()
     await closers.close(0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert "hangs" not in closed
 
 

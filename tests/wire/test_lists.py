@@ -190,7 +190,8 @@ async def test_hard_pattern_on_long_texts_answers_at_once(plain: Running) -> Non
     for pattern in ("(a+)+$", "^(a|a)*$", "(.*)*x" + "(a*)*" * 100):
         started = time.monotonic()
         assert not (await plain.agents.ListAgents(ListAgents(filter=pattern))).agents
-        assert time.monotonic() - started < 1
+        # A search that tries all ways would not end today.
+        assert time.monotonic() - started < 10
 
 
 async def test_filter_that_is_slow_to_decide_ends_the_page(
@@ -249,13 +250,14 @@ async def test_hard_patterns_leave_readers_to_others(hansard: Running) -> None:
     page = await hansard.sessions.ListSessions(hard)
     assert (len(page.sessions), bool(page.next_page_token)) == (0, True)
     lists = [asyncio.ensure_future(hansard.sessions.ListSessions(hard)) for _ in range(16)]
-    await asyncio.sleep(0.05)
-    started = time.monotonic()
+    async with asyncio.timeout(30):
+        while hansard.server._calls.running < len(lists):
+            assert not any(call.done() for call in lists)
+            await asyncio.sleep(0.001)
     await hansard.agents.GetAgent(agent_service_pb2.GetAgentRequest(agent_key="a"))
-    took = time.monotonic() - started
-    assert not all(call.done() for call in lists)
+    # In line with them it would be the last.
+    assert sum(call.done() for call in lists) <= len(lists) // 2
     await asyncio.gather(*lists)
-    assert took < 0.4
 
 
 @pytest.mark.parametrize("pattern", ["(", "[", "(?=x)", "\\1", "(x{1000}){1000}", "\\pL{900}"])

@@ -86,10 +86,11 @@ async def test_second_signal_forces_the_exit(tmp_path: Path) -> None:
     arguments = ("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path))
     with serve_process(*arguments, environment=environment) as served:
         served.wait_for("serving")
+        # Sent to the process and to its group, as `timeout` does, it is one signal. Another kind
+        # comes beside the first; of one kind the second would be lost while the first is pending.
         served.send(signal.SIGTERM)
+        served.send(signal.SIGINT)
         served.wait_for("stopping")
-        # Sent to the process and to its group, as `timeout` does, it is one signal.
-        served.send(signal.SIGTERM)
         await asyncio.sleep(0.8)
         assert served.process.poll() is None
         served.send(signal.SIGTERM)
