@@ -173,6 +173,68 @@ async def test_text_that_was_shown_is_kept_when_the_store_fails_for_long(
     assert content(stored(responses)[1]) == "abcdefgh"
 
 
+@pytest.mark.parametrize("after", [False, True])
+async def test_interrupt_of_a_turn_that_waits_for_the_store_keeps_what_was_shown(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    talk = await Talk(hansard).begin(PAUSED)
+    monkeypatch.setattr(patience, "STORE_PAUSES_S", (60.0,))
+    failing = Failing(monkeypatch, RecordStep, after=after, times=1)
+    await talk.send(detach=True)
+    await until_failed(failing, left=0)
+    (turn,) = await talk.turns()
+    ended = await talk.release(turn.id)
+    assert ended.status == turn_pb2.TURN_STATUS_INTERRUPTED
+    events = await talk.events()
+    assert [e.WhichOneof("payload") for e in events] == [
+        "input_message",
+        "thinking",
+        "session_interrupted",
+    ]
+    assert content(events[1]) == "abcdefgh"
+
+
+async def until_failed(failing: Failing, *, left: int) -> None:
+    """Return when so few commands are left to fail."""
+    async with asyncio.timeout(30):
+        while failing.left > left:  # noqa: ASYNC110 - nobody says when
+            await asyncio.sleep(0.005)
+    # By now its caller has heard of it.
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+
+
+async def test_a_turn_that_waits_for_the_store_is_handed_on_when_the_server_stops(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(
+        tmp_path / "data", store_url, lease_s=600.0, drain_deadline_s=60, poll_floor_s=0.1
+    )
+    async with running_server(settings) as running:
+        talk = await Talk(running).begin(PAUSED)
+        with monkeypatch.context() as patched:
+            patched.setattr(patience, "STORE_PAUSES_S", (3_600.0,))
+            failing = Failing(patched, RecordStep, after=False, times=1)
+            await talk.send(detach=True)
+            await until_failed(failing, left=0)
+            started = time.monotonic()
+            await running.server.stop()
+            # Cut off, it would have had some 40 s to come to its end.
+            assert time.monotonic() - started < 20
+    async with running_server(settings) as running:
+        talk = Talk(running)
+        (turn,) = await talk.turns()
+        seen = []
+        async with asyncio.timeout(30):
+            async for response in talk.watch():
+                seen.append(response)
+                if response.event.HasField("agent_output"):
+                    break
+        assert [content(e) for e in stored(seen)[1:]] == ["abcdefgh", "ijklmnop"]
+        assert {event.turn_id for event in stored(seen)} == {turn.id}
+    check_store(store_url, tmp_path / "data")
+
+
 # Commits that are not heard of --------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ from hansard_server.turns.payloads import (
     interrupted_payload,
     make_draft,
 )
-from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, with_new_ids
+from hansard_server.turns.recorder import HandedOn, Recorder, turn_ref, unwritten, with_new_ids
 
 _log = structlog.get_logger("hansard.turns")
 
@@ -494,7 +494,11 @@ class TurnEngine:
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _FINISH_RETRY_MAX_S)
             except EventAlreadyExists:
-                command = replace(command, drafts=with_new_ids(command.drafts))
+                # Some of it is there from a step that nobody heard of; or an id is somebody else's.
+                drafts = await unwritten(self._store, command.turn, command.drafts)
+                if len(drafts) == len(command.drafts):
+                    drafts = with_new_ids(drafts)
+                command = replace(command, drafts=drafts)
 
 
 _CODES: dict[type[DomainError], int] = {

@@ -12,7 +12,6 @@ from hansard_server.domain.errors import EventAlreadyExists, EventNotFound, Stor
 from hansard_server.domain.keys import make_event_id
 from hansard_server.domain.records import (
     AwaitedCall,
-    EventRecord,
     EventType,
     PendingCall,
     TurnRecord,
@@ -66,7 +65,7 @@ class Recorder:
         self._usage = Usage()
         self._open_calls = {call.tool_call_id for call in turn.open_calls}
         self._pending = {call.tool_call_id: call for call in turn.pending_calls}
-        self._handing_on = False
+        self._handing_on = asyncio.Event()
         self.awaited: tuple[AwaitedCall, ...] = ()
         """The calls that the turn is to wait for."""
         # A turn that compacts has the id of its one event from the beginning.
@@ -196,14 +195,29 @@ class Recorder:
                 await self._store.submit(step)
             except StoreUnavailable:
                 # It may have taken effect all the same; then its ids are there already.
-                await asyncio.sleep(pause_s)
+                await self._pause(pause_s, step)
             except EventAlreadyExists:
-                if await was_written(self._store, self._ref, drafts):
+                if not await unwritten(self._store, self._ref, drafts):
                     return
                 step = replace(step, drafts=with_new_ids(step.drafts))
             else:
                 return
         await self._store.submit(step)
+
+    async def _pause(self, seconds: float, step: RecordStep) -> None:
+        """Wait for the store; raises HandedOn on a drain. Then, and when it is cancelled, what was
+        to be written waits again, for whoever ends the turn.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._handing_on.wait()
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            self.put_back(step.drafts, step.usage)
+            raise
+        self.put_back(step.drafts, step.usage)
+        raise HandedOn
 
     def take(self) -> tuple[tuple[Draft, ...], Usage]:
         """Return what waits, for whoever writes it; nothing waits then."""
@@ -223,11 +237,13 @@ class Recorder:
         self._text = None
 
     def hand_on(self) -> None:
-        """Have the turn stop, by HandedOn, as soon as no tool call of it is open."""
-        self._handing_on = True
+        """Have the turn stop, by HandedOn, as soon as no tool call of it is open, or at once when
+        it waits for a store that does not answer.
+        """
+        self._handing_on.set()
 
     def _check_handing_on(self) -> None:
-        if self._handing_on and not self._open_calls:
+        if self._handing_on.is_set() and not self._open_calls:
             raise HandedOn
 
     def _add_draft(self, draft: Draft) -> None:
@@ -252,18 +268,22 @@ class Recorder:
         return await self._reader.find_sequence(event_id)
 
 
-async def was_written(store: Store, turn: TurnRef, drafts: Sequence[Draft]) -> bool:
-    """Return whether the turn's events are stored: an earlier attempt has then taken effect."""
-    event_id = drafts[-1].id
+async def unwritten(store: Store, turn: TurnRef, drafts: Sequence[Draft]) -> tuple[Draft, ...]:
+    """Return those of a turn's events that are not stored: an earlier attempt may have taken effect
+    that nobody heard of.
+    """
 
-    def read(tx: ReadTx) -> EventRecord | None:
+    def is_there(tx: ReadTx, event_id: str) -> bool:
         try:
-            return tx.get_event(turn.tenant, turn.session_uid, event_id)
+            event = tx.get_event(turn.tenant, turn.session_uid, event_id)
         except EventNotFound:
-            return None
+            return False
+        return event.turn_id == turn.turn_id
 
-    event = await patience.outlast(lambda: store.read(read))
-    return event is not None and event.turn_id == turn.turn_id
+    def read(tx: ReadTx) -> tuple[Draft, ...]:
+        return tuple(draft for draft in drafts if not is_there(tx, draft.id))
+
+    return await patience.outlast(lambda: store.read(read))
 
 
 def with_new_ids(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
