@@ -41,7 +41,9 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def stream(parts: Iterable[Part | Exception]) -> AsyncIterator[Part]:
+async def stream(
+    parts: Iterable[Part | memoryview | Exception],
+) -> AsyncIterator[Part | memoryview]:
     for part in parts:
         if isinstance(part, Exception):
             raise part

@@ -7,8 +7,9 @@ from contextlib import aclosing
 
 from hansard.v1 import artifact_pb2, paging_pb2
 from hansard.v1 import artifact_service_pb2 as service_pb2
-from hansard_server.artifacts.blobs import BlobMissing, Blobs
+from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.messages import to_artifact
+from hansard_server.artifacts.store_errors import BlobMissing
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.errors import ArtifactNotFound, Internal, InvalidRequest
 from hansard_server.domain.records import ArtifactRecord

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from hansard.v1 import artifact_service_pb2 as service_pb2
-from hansard_server.artifacts.blobs import Blob, Blobs, BlobWriter
+from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.messages import upload_payload
 from hansard_server.artifacts.mime import HEAD_BYTES, sniff
+from hansard_server.artifacts.writers import Blob, BlobWriter
 from hansard_server.domain.clock import MICROSECONDS_PER_HOUR, Clock, now_us
 from hansard_server.domain.errors import (
     ChecksumMismatch,
@@ -52,7 +53,9 @@ _HOURS_PER_DAY = 24
 
 _log = structlog.get_logger(__name__)
 
-Parts = AsyncIterator[service_pb2.UploadArtifactsRequest]
+Part = service_pb2.UploadArtifactsRequest | memoryview
+"""A part of an upload; the bytes of a chunk may come without the message around them."""
+Parts = AsyncIterator[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class Uploader:
 
     async def _start(self, parts: Parts) -> service_pb2.UploadStart:
         first = await anext(parts, None)
-        if first is None or not first.HasField("start"):
+        if first is None or isinstance(first, memoryview) or not first.HasField("start"):
             raise InvalidRequest.of_field("start", "must be the first part of an upload")
         return first.start
 
@@ -247,7 +250,9 @@ class _Received:
             return None
         return self._checked_header(part)
 
-    def _checked_header(self, part: service_pb2.UploadArtifactsRequest) -> service_pb2.UploadHeader:
+    def _checked_header(self, part: Part) -> service_pb2.UploadHeader:
+        if isinstance(part, memoryview):
+            raise InvalidRequest.of_field("chunk", "must follow the header of its file")
         if part.HasField("start"):
             raise InvalidRequest.of_field("start", "stands once, as the first part of an upload")
         if not part.HasField("header"):
@@ -297,13 +302,16 @@ class _Received:
         following: service_pb2.UploadHeader | None = None
         async with self.blobs.write(self.tenant, expected) as writer:
             async for part in parts:
-                if not part.HasField("chunk"):
+                chunk = _chunk(part)
+                if chunk is None:
                     following = self._checked_header(part)
                     break
-                self._check_size(writer.size_bytes + len(part.chunk), header.filename)
-                self._check_against(header, writer.size_bytes + len(part.chunk))
-                head += part.chunk[: HEAD_BYTES - len(head)]
-                await writer.write(part.chunk)
+                size_bytes = writer.size_bytes + len(chunk)
+                self._check_size(size_bytes, header.filename)
+                self._check_against(header, size_bytes)
+                if len(head) < HEAD_BYTES:
+                    head += chunk[: HEAD_BYTES - len(head)]
+                await writer.write(chunk)
             blob = await self._finish(header, writer)
         self.size_bytes += blob.size_bytes
         self.artifacts.append(self._record(header, blob, head))
@@ -324,7 +332,7 @@ class _Received:
                 f"{header.filename} has {writer.size_bytes:,} bytes, not the "
                 f"{header.size_bytes:,} announced",
             )
-        if header.checksum_sha256 and writer.digest.hex() != header.checksum_sha256:
+        if header.checksum_sha256 and (await writer.digest()).hex() != header.checksum_sha256:
             raise ChecksumMismatch.of_field(
                 "header.checksum_sha256", f"the bytes of {header.filename} have another SHA-256"
             )
@@ -352,3 +360,10 @@ class _Received:
             updated_at_us=now,
             expire_at_us=ttl_days and now + ttl_days * _HOURS_PER_DAY * MICROSECONDS_PER_HOUR,
         )
+
+
+def _chunk(part: Part) -> memoryview | None:
+    """Return the bytes of a chunk, None for another part."""
+    if isinstance(part, memoryview):
+        return part
+    return memoryview(part.chunk) if part.HasField("chunk") else None

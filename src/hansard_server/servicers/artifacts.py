@@ -10,7 +10,7 @@ import grpc.aio
 from hansard.v1 import artifact_pb2, artifact_service_pb2_grpc, event_pb2
 from hansard.v1 import artifact_service_pb2 as service_pb2
 from hansard_server.artifacts.read import Artifacts
-from hansard_server.artifacts.upload import Uploader
+from hansard_server.artifacts.upload import Parts, Uploader
 from hansard_server.servicers.caller import current_tenant
 from hansard_server.turns.payloads import encode_event
 
@@ -24,10 +24,8 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
         self._artifacts = artifacts
         self._uploader = uploader
 
-    async def UploadArtifacts(
-        self, request: AsyncIterator[service_pb2.UploadArtifactsRequest], _context: Context
-    ) -> event_pb2.Event:
-        """See the contract."""
+    async def UploadArtifacts(self, request: Parts, _context: Context) -> event_pb2.Event:
+        """See the contract; chunks may come without their messages."""
         made = await self._uploader.upload(current_tenant(), request)
         return event_pb2.Event.FromString(
             encode_event(made.event, made.agent_key, made.session_key)

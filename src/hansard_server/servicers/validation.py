@@ -10,8 +10,10 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from protovalidate import EvaluationError, Validator, Violation
 
+from hansard.v1.artifact_service_pb2 import UploadArtifactsRequest
 from hansard_server.domain.errors import FieldViolation, InvalidRequest, PayloadTooLarge
 from hansard_server.lifecycle import Drain
+from hansard_server.servicers.chunks import take_chunk
 from hansard_server.servicers.interceptors import Call, Proceed
 from hansard_server.servicers.struct_sizes import check_struct_sizes
 
@@ -74,13 +76,20 @@ class Validation:
         raise invalid_request(tuple(_to_field_violation(violation) for violation in broken))
 
     async def _receive(self, call: Call, raw: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        source = aiter(raw)
+        """Yield messages, and of uploads the bytes of chunks without their messages."""
+        source, parse = aiter(raw), call.method.parse
+        takes_chunks = parse == UploadArtifactsRequest.FromString
         while True:
             try:
                 received = await self._drain.unless_started(lambda: anext(source))
             except StopAsyncIteration:
                 return
-            yield self.parse(received, call.method.parse)
+            if takes_chunks and len(received) <= self._request_max_bytes:
+                chunk = take_chunk(received)
+                if chunk is not None:
+                    yield chunk
+                    continue
+            yield self.parse(received, parse)
 
 
 def invalid_request(violations: tuple[FieldViolation, ...]) -> InvalidRequest:

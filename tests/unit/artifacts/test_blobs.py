@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hansard_server.artifacts.blobs import SPOOL_BYTES, BlobMissing, Blobs
+from hansard_server.artifacts.blobs import Blobs
+from hansard_server.artifacts.store_errors import BlobMissing
+from hansard_server.artifacts.writers import SPOOL_BYTES
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.limits import MIB
 
@@ -42,6 +45,54 @@ async def test_bytes_come_back(blobs: Blobs, root: Path, size: int, known: bool)
     assert await read(blobs, blob.key, 0, size) == data
     if size > 10:
         assert await read(blobs, blob.key, 5, size - 9) == data[5:-4]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("known", [True, False])
+async def test_bytes_come_back_from_a_cloud(size: int, known: bool) -> None:  # noqa: FBT001
+    blobs, data = Blobs.open("memory:///"), os.urandom(size)
+    digest = hashlib.sha256(data).digest()
+    async with blobs.write("t1", digest if known else None) as writer:
+        for start in range(0, size, MIB):
+            await writer.write(memoryview(data)[start : start + MIB])
+        assert await writer.digest() == digest
+        blob = await writer.finish()
+    assert (blob.size_bytes, blob.sha256) == (size, digest)
+    assert await read(blobs, blob.key, 0, size) == data
+
+
+async def test_a_disk_that_fails_on_the_way_is_unavailable(
+    blobs: Blobs, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int, _data: object) -> int:
+        raise OSError(errno.ENOSPC, "full", str(root))
+
+    async def write() -> None:
+        async with blobs.write("t1") as writer:
+            for _ in range(64):
+                await writer.write(bytes(MIB))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(StoreUnavailable) as caught:
+        await write()
+    assert str(root) not in caught.value.message
+    assert files(root) == []
+
+
+async def test_a_disk_may_take_less_than_it_is_given(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, data = os.write, os.urandom(3 * MIB + 1)
+
+    def write_some(descriptor: int, rest: memoryview) -> int:
+        return write(descriptor, rest[: 100 * 1024])
+
+    monkeypatch.setattr(os, "write", write_some)
+    async with blobs.write("t1") as writer:
+        await writer.write(data)
+        blob = await writer.finish()
+    assert blob.sha256 == hashlib.sha256(data).digest()
+    assert await read(blobs, blob.key, 0, len(data)) == data
 
 
 async def test_a_wrong_digest_is_not_the_name(blobs: Blobs, root: Path) -> None:
@@ -139,6 +190,7 @@ async def test_scan_and_tenants(blobs: Blobs) -> None:
 async def test_leftovers_of_crashes_are_removed(blobs: Blobs, root: Path) -> None:
     async with blobs.write("t1") as writer:
         await writer.write(bytes(4 * SPOOL_BYTES))
+        await writer.digest()
         (staged,) = files(root)
         assert await blobs.remove_leftovers(3_600) == 0
     # What the object store stages, as a killed process leaves it.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -13,6 +15,9 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 
 from hansard.v1 import artifact_service_pb2 as service_pb2
+from hansard.v1 import event_pb2
+from hansard_server.artifacts.blobs import Blobs
+from hansard_server.artifacts.local_disk import StagedFile
 from hansard_server.artifacts.upload import Uploader
 from hansard_server.domain.errors import (
     AgentNotFound,
@@ -265,6 +270,27 @@ async def test_an_artifact_that_expired_is_gone(world: World) -> None:
 async def test_upload_that_is_cancelled_while_its_bytes_are_stored_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    publish, storing, go_on = StagedFile.publish, threading.Event(), threading.Event()
+
+    def publish_late(file: StagedFile, root: Path, path: str) -> None:
+        # What is cancelled is the caller: the thread does what it was told.
+        storing.set()
+        go_on.wait()
+        publish(file, root, path)
+
+    monkeypatch.setattr(StagedFile, "publish", publish_late)
+    uploading = asyncio.ensure_future(world.upload(start(), header(), *chunks(b"hello")))
+    await asyncio.to_thread(storing.wait)
+    uploading.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await uploading
+    await nothing_is_left(world)
+
+
+async def test_upload_that_is_cancelled_while_a_cloud_stores_its_bytes_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put = obstore.put_async
     storing, go_on, was_stored = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -277,14 +303,60 @@ async def test_upload_that_is_cancelled_while_its_bytes_are_stored_leaves_nothin
         return result
 
     monkeypatch.setattr(obstore, "put_async", put_late)
-    uploading = asyncio.ensure_future(world.upload(start(), header(), *chunks(b"hello")))
+    blobs = Blobs.open("memory:///")
+    uploader = Uploader(world.store, blobs, world.limits)
+    parts = (start(), header(), *chunks(b"hello"))
+    uploading = asyncio.ensure_future(uploader.upload(TENANT, stream(parts)))
     await storing.wait()
     uploading.cancel()
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await uploading
     await was_stored.wait()
+    assert [item async for batch in blobs.scan(TENANT) for item in batch] == []
     await nothing_is_left(world)
+
+
+async def test_upload_that_is_cancelled_while_a_thread_writes_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writing, go_on = StagedFile.write, threading.Event(), threading.Event()
+
+    def write_late(file: StagedFile, pieces: Sequence[bytes | memoryview]) -> None:
+        writing.set()
+        go_on.wait()
+        write(file, pieces)
+
+    monkeypatch.setattr(StagedFile, "write", write_late)
+    uploading = asyncio.ensure_future(world.upload(start(), header(), *chunks(BIG)))
+    await asyncio.to_thread(writing.wait)
+    uploading.cancel()
+    await asyncio.sleep(0)
+    # Once more, while it waits for the thread: what the thread makes is removed all the same.
+    uploading.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await uploading
+    async with asyncio.timeout(30):
+        while world.on_disk():  # noqa: ASYNC110 - what is waited for are files that go
+            await asyncio.sleep(0.01)
+    await nothing_is_left(world)
+
+
+async def test_a_chunk_without_its_message_is_the_same(world: World) -> None:
+    data = os.urandom(3_000_000)
+    uploader = Uploader(world.store, world.blobs, world.limits)
+    bare = [memoryview(part.chunk) for part in chunks(data)]
+    for parts in (chunks(data), bare):
+        named_file = header(checksum_sha256=sha256(data))
+        made = await uploader.upload(TENANT, stream([start(), named_file, *parts]))
+        payload = event_pb2.Event.FromString(made.event.payload)
+        (artifact,) = payload.artifact_upload.artifacts
+        record = await record_of(world, artifact.artifact_id)
+        assert (record.size_bytes, record.sha256.hex()) == (len(data), sha256(data))
+    for wrong in ([bare[0]], [start(), bare[0]]):
+        with pytest.raises(InvalidRequest):
+            await uploader.upload(TENANT, stream(wrong))
 
 
 async def test_nobody_waits_for_the_removal_of_bytes_that_were_there_before(
