@@ -233,8 +233,13 @@ class ReadTx(AccessReads, BlobReads, CorpusReads, Protocol):
         """Return the event, or its tombstone. Raises EventNotFound."""
         ...
 
-    def scan_events(self, tenant: str, session_uid: str, scan: EventScan) -> EventPage:
-        """Return a page. Its cost does not grow with the session nor with the page's place."""
+    def scan_events(
+        self, tenant: str, session_uid: str, scan: EventScan, *, last_sequence: int | None = None
+    ) -> EventPage:
+        """Return a page. Its cost does not grow with the session nor with the page's place.
+
+        `last_sequence` is the session's, where it was read in this transaction already.
+        """
         ...
 
     def scan_event_rows(self, session: SessionRef, scan: EventScan) -> EventRows:

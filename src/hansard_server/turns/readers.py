@@ -175,7 +175,8 @@ class Cursor:
             turn_id=self._turn_id,
             include_hidden=True,
         )
-        return tx.last_sequence(*self._session), tx.scan_events(*self._session, scan)
+        last = tx.last_sequence(*self._session)
+        return last, tx.scan_events(*self._session, scan, last_sequence=last)
 
     def _deliver(self, stored: StoredEvent) -> list[Item]:
         event = stored.event

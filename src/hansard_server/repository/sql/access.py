@@ -14,7 +14,7 @@ from hansard_server.domain.records import Claim, Claimed
 from hansard_server.repository.api import CreationScan
 from hansard_server.repository.sql.keysets import encode_keys, select_by_keys
 from hansard_server.repository.sql.rows import AnyRow, claim_values
-from hansard_server.repository.sql.scans import by_creation
+from hansard_server.repository.sql.scans import by_creation, scan_values
 from hansard_server.repository.sql.tables import agents, api_keys, roles, secrets, tenants
 
 TENANT = select(tenants).where(tenants.c.key == bindparam("tenant"))
@@ -84,7 +84,8 @@ class SqlAccessReads:
     def scan_api_keys(self, tenant: str, scan: CreationScan) -> Sequence[ApiKeyRecord]:
         """Return at most `scan.limit` keys; Position.uid is the key's id."""
         wanted = by_creation(API_KEYS, scan, api_keys.c.created_at, api_keys.c.id)
-        return self._with_grants(self.connection.execute(wanted, {"tenant": tenant}).all())
+        values = {"tenant": tenant, **scan_values(scan)}
+        return self._with_grants(self.connection.execute(wanted, values).all())
 
     def _with_grants(self, rows: Sequence[AnyRow]) -> list[ApiKeyRecord]:
         if not rows:

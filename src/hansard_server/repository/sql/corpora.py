@@ -43,7 +43,7 @@ from hansard_server.repository.sql.passage_index import (
     reserve_ids,
 )
 from hansard_server.repository.sql.rows import AnyRow, claim_values
-from hansard_server.repository.sql.scans import by_creation
+from hansard_server.repository.sql.scans import by_creation, scan_values
 from hansard_server.repository.sql.tables import corpora, documents, passages
 
 _CORPORA = select(corpora).where(
@@ -139,7 +139,8 @@ class SqlCorpusReads:
     def scan_corpora(self, tenant: str, scan: CreationScan) -> Sequence[CorpusRecord]:
         """Return at most `scan.limit` corpora."""
         wanted = by_creation(_CORPORA, scan, corpora.c.created_at, corpora.c.uid)
-        return [_corpus_record(row) for row in self.connection.execute(wanted, {"tenant": tenant})]
+        values = {"tenant": tenant, **scan_values(scan)}
+        return [_corpus_record(row) for row in self.connection.execute(wanted, values)]
 
     def get_document(self, tenant: str, corpus_uid: str, document_id: str) -> DocumentRecord:
         """Return the document. Raises DocumentNotFound."""
@@ -158,7 +159,7 @@ class SqlCorpusReads:
     ) -> Sequence[DocumentRecord]:
         """Return at most `scan.limit` documents by the time of their last replacement."""
         wanted = by_creation(_DOCUMENTS, scan, documents.c.updated_at, documents.c.uid)
-        values = {"tenant": tenant, "corpus_uid": corpus_uid}
+        values = {"tenant": tenant, "corpus_uid": corpus_uid, **scan_values(scan)}
         return [_document_record(row) for row in self.connection.execute(wanted, values)]
 
     def find_documents(

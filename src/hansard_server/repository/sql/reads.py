@@ -57,7 +57,7 @@ from hansard_server.repository.sql.rows import (
     session_record,
     turn_record,
 )
-from hansard_server.repository.sql.scans import by_creation
+from hansard_server.repository.sql.scans import by_creation, scan_values
 from hansard_server.repository.sql.tables import agents, artifacts, sessions
 from hansard_server.repository.sql.turn_reads import read_turn_page
 
@@ -100,10 +100,8 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
 
     def scan_agents(self, tenant: str, scan: CreationScan) -> Sequence[AgentRecord]:
         """Return at most `scan.limit` agents."""
-        select = statements.AGENTS
-        rows = self._scan(
-            by_creation(select, scan, agents.c.created_at, agents.c.uid), tenant=tenant
-        )
+        select = by_creation(statements.AGENTS, scan, agents.c.created_at, agents.c.uid)
+        rows = self._all(select, tenant=tenant, **scan_values(scan))
         return [agent_record(row) for row in rows]
 
     # Sessions -------------------------------------------------------------------------------------
@@ -168,7 +166,7 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     ) -> Sequence[SessionView]:
         """Return at most `scan.limit` sessions of the agent."""
         select = by_creation(statements.SESSIONS, scan, sessions.c.created_at, sessions.c.uid)
-        rows = self._scan(select, tenant=tenant, agent_uid=agent_uid)
+        rows = self._all(select, tenant=tenant, agent_uid=agent_uid, **scan_values(scan))
         return [_session_view(row) for row in rows]
 
     def find_expired_sessions(self, now_us: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -192,12 +190,16 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
             raise EventNotFound("There is no such event in the session.")
         return event_record(row)
 
-    def scan_events(self, tenant: str, session_uid: str, scan: EventScan) -> EventPage:
+    def scan_events(
+        self, tenant: str, session_uid: str, scan: EventScan, *, last_sequence: int | None = None
+    ) -> EventPage:
         """Return a page; its cost does not grow with the session nor with the page's place.
 
         Raises SessionNotFound when the session was deleted.
         """
-        last = self.last_sequence(tenant, session_uid)
+        last = last_sequence
+        if last is None:
+            last = self.last_sequence(tenant, session_uid)
         found = read_event_rows(self.connection, tenant, session_uid, last, scan)
         return EventPage(events=tuple(map(event_of_row, found.rows)), resume_at=found.resume_at)
 
@@ -327,7 +329,8 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     ) -> Sequence[ArtifactRecord]:
         """Return at most `scan.limit` artifacts; Position.uid is the artifact's id."""
         select = by_creation(statements.ARTIFACTS, scan, artifacts.c.created_at, artifacts.c.id)
-        rows = self._scan(select, tenant=tenant, session_uid=session_uid)
+        values = {"tenant": tenant, "session_uid": session_uid}
+        rows = self._all(select, **values, **scan_values(scan))
         return [artifact_record(row) for row in rows]
 
     def find_expired_artifacts(self, now_us: int, limit: int) -> Sequence[tuple[str, str, str]]:
@@ -345,10 +348,6 @@ class SqlReadTx(SqlAccessReads, SqlBlobReads, SqlCorpusReads):
     def _one(self, select: Select[Any], **values: Any) -> AnyRow | None:
         found = rows(self.connection, select, values)
         return found[0] if found else None
-
-    def _scan(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
-        """Return the rows of a select that was made for this call."""
-        return self.connection.execute(select, values).all()
 
     def _all(self, select: Select[Any], **values: Any) -> Sequence[AnyRow]:
         return rows(self.connection, select, values)
