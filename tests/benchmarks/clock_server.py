@@ -38,5 +38,5 @@ class ClockModel:
 
 
 if __name__ == "__main__":
-    catalog.BUILT_IN = {**catalog.BUILT_IN, "hansard/clock": ClockModel()}
+    catalog.BUILT_IN = {**catalog.BUILT_IN, "hansard/clock": ClockModel}
     main()

@@ -43,7 +43,8 @@ class UnknownConnection(Exception):  # noqa: N818 - reads as what it is
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Most servers have no such file, and should not make its schemas whenever they start.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class McpServer(_Part):
@@ -99,7 +100,7 @@ class Connections(_Part):
 class Outside:
     """What agents may reach outside of this server: by name, or by a URL that the guard allows."""
 
-    connections: Connections = field(default_factory=Connections)
+    connections: Connections = field(default_factory=Connections.model_construct)
     guard: OutgoingGuard = field(default_factory=OutgoingGuard)
 
     @classmethod

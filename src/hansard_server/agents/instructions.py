@@ -12,9 +12,6 @@ from hansard_server.agents.api import Json, TurnContext
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.tools.catalog import AgentTool
 from hansard_server.agents.velocity.budget import Budget
-from hansard_server.agents.velocity.nodes import TemplateFault
-from hansard_server.agents.velocity.parser import parse
-from hansard_server.agents.velocity.render import render
 from hansard_server.domain.errors import AgentProcessingFailed, FieldViolation
 
 TEMPLATES_MAX_BYTES = 256 * 1024
@@ -55,6 +52,9 @@ def plain_texts(context: TurnContext, tools: Mapping[str, AgentTool]) -> Rendere
 
 def render_all(context: TurnContext, tools: Mapping[str, AgentTool]) -> Rendered:
     """Return the agent's templates, rendered. Raises AgentProcessingFailed."""
+    # Many agents have plain texts. And not later: the budget's time begins to run.
+    import hansard_server.agents.velocity.render  # noqa: F401, PLC0415
+
     budget = Budget()
     values = _values(context)
     descriptions = {
@@ -132,6 +132,9 @@ def _values(context: TurnContext) -> dict[str, Json]:
 def _render(template: str, values: Mapping[str, Json], budget: Budget, what: str) -> str:
     if not is_template(template):
         return template
+    from hansard_server.agents.velocity.nodes import TemplateFault  # noqa: PLC0415
+    from hansard_server.agents.velocity.render import render  # noqa: PLC0415
+
     try:
         return render(template, values, budget)
     except TemplateFault as fault:
@@ -139,6 +142,11 @@ def _render(template: str, values: Mapping[str, Json], budget: Budget, what: str
 
 
 def _fault(template: str, field: str) -> Iterator[FieldViolation]:
+    if not is_template(template):
+        return
+    from hansard_server.agents.velocity.nodes import TemplateFault  # noqa: PLC0415
+    from hansard_server.agents.velocity.parser import parse  # noqa: PLC0415
+
     try:
         parse(template)
     except TemplateFault as fault:

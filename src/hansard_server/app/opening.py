@@ -46,13 +46,13 @@ def page_token_secret(settings: Settings) -> bytes:
 def open_outside(settings: Settings) -> Outside:
     """Return what agents may reach. Raises ConfigurationMistake."""
     try:
-        known = load_connections(settings.connections) if settings.connections else Connections()
+        known = load_connections(settings.connections) if settings.connections else None
         rules = parse_rules(settings.outgoing_allow)
     except BadConnections as error:
         raise ConfigurationMistake(f"connections: {error}") from None
     except BadAddress as error:
         raise ConfigurationMistake(f"outgoing_allow: {error}") from None
-    return Outside.of(known, rules)
+    return Outside.of(known or Connections.model_construct(), rules)
 
 
 def open_certificates(settings: Settings) -> Certificates | None:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import Model
 from hansard_server.agents.json_text import struct_to_json
-from hansard_server.agents.models.extractive import ExtractiveModel
 from hansard_server.agents.models.provided import ProvidedModel
-from hansard_server.agents.models.scripted import ScriptedModel
 from hansard_server.agents.models.settings import FAMILY_SUFFIX, ModelSettings
 from hansard_server.domain.errors import InvalidAgentConfiguration, ModelUnavailable
 
 BUILT_IN_PREFIX = "hansard/"
-BUILT_IN: Mapping[str, Model] = {
-    "hansard/extractive": ExtractiveModel(),
-    "hansard/scripted": ScriptedModel(),
+
+
+@cache
+def _extractive() -> Model:
+    # Large, and a start should not wait for what no agent may have.
+    from hansard_server.agents.models.extractive import ExtractiveModel  # noqa: PLC0415
+
+    return ExtractiveModel()
+
+
+@cache
+def _scripted() -> Model:
+    from hansard_server.agents.models.scripted import ScriptedModel  # noqa: PLC0415
+
+    return ScriptedModel()
+
+
+BUILT_IN: Mapping[str, Callable[[], Model]] = {
+    "hansard/extractive": _extractive,
+    "hansard/scripted": _scripted,
 }
+"""Each is made when it is asked for."""
 _FAMILY_MEMBERS_MAX = 256
 
 WITHOUT_SCHEMAS = frozenset({"hansard/extractive"})
@@ -35,7 +52,7 @@ class ModelCatalog:
         """Make a catalog of the built-in models, of these, by name, and of those that the setting
         `models` names.
         """
-        self._models = {**(models or {}), **BUILT_IN}
+        self._models = models or {}
         self._provided: dict[str, ProvidedModel] = {}
         self._families: dict[str, ModelSettings] = {}
         for name, settings in (provided or {}).items():
@@ -73,6 +90,9 @@ class ModelCatalog:
             await model.close()
 
     def _find(self, name: str) -> Model | None:
+        make = BUILT_IN.get(name)
+        if make is not None:
+            return make()
         return self._models.get(name) or self._provided.get(name) or self._member(name)
 
     def _member(self, name: str) -> Model | None:
@@ -88,4 +108,4 @@ class ModelCatalog:
 
     def _names(self) -> str:
         families = [f"{prefix}*" for prefix in self._families]
-        return ", ".join(sorted({*self._models, *self._provided, *families}))
+        return ", ".join(sorted({*BUILT_IN, *self._models, *self._provided, *families}))
