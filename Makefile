@@ -13,6 +13,9 @@ PYTHON ?= $(shell for python in $(PYTHONS); do \
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 		>/dev/null 2>&1 && echo "$$python" && break; done)
 
+# Where it is set, every server that a test starts compiles all modules anew, for a second and more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup gen fmt lint types breaking baseline checkgen test polyglot check bench soak run clean
 

@@ -9,7 +9,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
 
 from hansard.v1 import agent_service_pb2 as wire
-from hansard.v1.agent_pb2 import Agent, Model, Step, ToolConfiguration
+from hansard.v1.agent_pb2 import (
+    Agent,
+    CompactionSettings,
+    Model,
+    RemoteRuntime,
+    Step,
+    ToolConfiguration,
+)
 from hansard_client import rpcs
 from hansard_client.errors import AgentNotFound
 from hansard_client.link import Link
@@ -38,6 +45,8 @@ async def create(
     first_step: Step | Fields | None = None,
     tools: Iterable[str] = (),
     tool_configurations: Tools | None = None,
+    compaction: CompactionSettings | Fields | None = None,
+    remote_runtime: RemoteRuntime | Fields | None = None,
     metadata: Struct | Fields | None = None,
     enabled: bool | None = None,
     request_id: str | None = None,
@@ -53,6 +62,8 @@ async def create(
         first_step: the step in full, instead of `instructions`.
         tools: tools that need no settings (`artifact_grep`), each under its own name.
         tool_configurations: tools with their settings.
+        compaction: when a long conversation is summarised.
+        remote_runtime: the server that answers in the model's place.
         metadata: anything to keep with it.
         enabled: whether it takes inputs.
         request_id: by default a new one, under which the call is repeated when it breaks.
@@ -72,6 +83,8 @@ async def create(
         request_id=request_id or new_request_id(),
         **given(
             first_step=to_message(Step(), first_step),
+            compaction=to_message(CompactionSettings(), compaction),
+            remote_runtime=to_message(RemoteRuntime(), remote_runtime),
             metadata=to_struct(metadata),
             enabled=enabled,
         ),
@@ -146,6 +159,8 @@ async def update(
     model: str | Model | Fields | None = None,
     first_step: Step | Fields | None = None,
     tool_configurations: Tools | None = None,
+    compaction: CompactionSettings | Fields | None = None,
+    remote_runtime: RemoteRuntime | Fields | None = None,
     metadata: Struct | Fields | None = None,
     enabled: bool | None = None,
 ) -> Agent:
@@ -161,6 +176,8 @@ async def update(
         model=None if model is None else _model(model),
         first_step=to_message(Step(), first_step),
         tool_configurations=None if tool_configurations is None else _tools(tool_configurations),
+        compaction=to_message(CompactionSettings(), compaction),
+        remote_runtime=to_message(RemoteRuntime(), remote_runtime),
         metadata=to_struct(metadata),
         enabled=enabled,
     )

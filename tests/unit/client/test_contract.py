@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ import hansard_client
 from hansard.v1 import artifact_service_pb2, errors_pb2, event_service_pb2, options_pb2
 from hansard.v1.access_pb2 import ApiKey
 from hansard.v1.agent_pb2 import Agent
+from hansard.v1.agent_service_pb2 import CreateAgentRequest
 from hansard.v1.event_pb2 import Event
 from hansard.v1.session_pb2 import Session
+from hansard.v1.session_service_pb2 import CreateSessionRequest
 from hansard.v1.turn_pb2 import TURN_STATUS_COMPLETED, Turn
 from hansard_client import approve, async_client, client, errors, message, reject, tool_output
 from hansard_client.errors import HansardError, InvalidRequest, from_call, from_status
@@ -27,6 +30,9 @@ from tests.support.client import Caller, ScriptedTransport
 # Calls of the contract that the library leaves out on purpose, each with its reason. A new call
 # belongs into the library, or here.
 LEFT_OUT: dict[str, str] = {}
+
+# What a resource is known by, and what it was made from.
+ONCE = {"key", "agent_key", "request_id", "from_session"}
 
 IMAGE = Path(__file__).resolve().parents[3] / "generated/hansard/hansard.binpb"
 PARTS = ("Agents", "Sessions", "ApiKeys", "Corpora", "Events", "Turns", "Artifacts", "Session")
@@ -139,6 +145,16 @@ def test_every_call_is_reached(call: Callable[..., Caller[Any]]) -> None:
     }
     assert {path for name, path in contract.items() if name not in reached} == LEFT_OUT.keys()
     assert reached <= contract.keys()
+
+
+@pytest.mark.parametrize("part", ["agents", "sessions"])
+def test_all_that_can_be_set_can_be_given(part: str) -> None:
+    operations = importlib.import_module(f"hansard_client.operations.{part}")
+    made: Any = {"agents": CreateAgentRequest, "sessions": CreateSessionRequest}[part]
+    create, update = inspect.signature(operations.create), inspect.signature(operations.update)
+    wanted = set(made.DESCRIPTOR.fields_by_name)
+    assert wanted <= set(create.parameters)
+    assert wanted - ONCE <= set(update.parameters)
 
 
 def test_both_kinds_have_the_same_ways() -> None:
