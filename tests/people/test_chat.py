@@ -6,8 +6,8 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,7 +156,10 @@ def test_a_restart_of_the_server_shows_nothing_twice(
         said = read_until(process, "One two")
         server.send(number)
         server.wait()
-    time.sleep(0.5)
+    # It has come back while nobody serves.
+    with socket.create_server(("127.0.0.1", port)) as nobody:
+        nobody.settimeout(SECONDS)
+        nobody.accept()[0].close()
     with _serve(tmp_path, port) as server:
         out, err = process.communicate(timeout=SECONDS)
         said += out.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ async def test_turn_of_a_call_ends_after_a_crash(store_url: str, tmp_path: Path)
             (ended,) = await Talk(again).turns()
             assert ended.status == turn_pb2.TURN_STATUS_INTERRUPTED
             below = Talk(again, "helper", child.session_key)
-            async with asyncio.timeout(ENDS_WITHIN_S):
-                while True:
-                    if (await below.turns())[-1].status == turn_pb2.TURN_STATUS_INTERRUPTED:
+            async with asyncio.timeout(ENDS_WITHIN_S), aclosing(aiter(below.watch())) as events:
+                async for response in events:
+                    if response.event.HasField("session_interrupted"):
                         break
-                    await asyncio.sleep(0.1)
+            (turn,) = await below.turns()
+            assert turn.status == turn_pb2.TURN_STATUS_INTERRUPTED
     check_store(store_url, tmp_path)

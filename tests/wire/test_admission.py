@@ -18,7 +18,12 @@ from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
-from hansard_server.servicers.admission import SMALL_REQUEST_BYTES, Admission, RequestReader
+from hansard_server.servicers.admission import (
+    _LOOK_AT_ARRIVALS_S,
+    SMALL_REQUEST_BYTES,
+    Admission,
+    RequestReader,
+)
 from hansard_server.servicers.interceptors import Call, Method
 from tests.support.databases import Databases
 from tests.support.http2 import RawConnection, frame, header, raw_connection
@@ -105,7 +110,7 @@ async def test_stream_counts_as_a_call_until_its_first_response(bench: Bench) ->
 async def test_uploads_have_a_cap_of_their_own(bench: Bench) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield request("ok")
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     start: Any = bench.channel.stream_unary(f"/{SERVICE}/stream_unary")
     uploads = [start(endless()) for _ in range(MAX_UPLOADS)]
@@ -202,11 +207,12 @@ async def test_calls_that_nobody_has_looked_at_yet_count_too(bench: Bench) -> No
         make: Any = channel.unary_unary(f"/{SERVICE}/unary_unary")
         await asyncio.to_thread(make, request("ok"), wait_for_ready=True)
         calls = [make.future(request("ok")) for _ in range(many)]
-        # Nobody looks, and they come.
-        arrivals = admission(bench)._arrivals
+        # Nobody looks, and they come; the next to come looks.
+        arrivals, look_at = admission(bench)._arrivals, admission(bench)._looked_at
+        look_at += _LOOK_AT_ARRIVALS_S
         assert arrivals is not None
         deadline = time.monotonic() + 30
-        while arrivals.unfinished() < many:
+        while arrivals.unfinished() < many or time.monotonic() < look_at:
             assert time.monotonic() < deadline
             time.sleep(0.01)  # noqa: ASYNC251
         outcomes = await asyncio.to_thread(lambda: Counter(call.code() for call in calls))

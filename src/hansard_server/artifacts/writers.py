@@ -138,7 +138,9 @@ class DiskWriter(BlobWriter):
 
     async def digest(self) -> bytes:
         """Return the SHA-256 of what was taken so far."""
-        await self._hand_over()
+        # An empty file has to be made, too.
+        if self._waiting or self._work is None:
+            await self._hand_over()
         await self._end_work()
         return self._file.digest()
 

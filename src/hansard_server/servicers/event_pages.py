@@ -7,45 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hansard.v1 import event_pb2, event_service_pb2
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.records import EventRow, event_of_row
+from hansard_server.servicers.wire_fields import (
+    LENGTH_DELIMITED,
+    SEVEN_BITS,
+    VARINT,
+    VARINTS,
+    encode_field,
+    make_tag,
+)
 from hansard_server.turns.payloads import encode_event
 
-_VARINT, _LENGTH_DELIMITED = 0, 2
-_SEVEN_BITS = 0x7F
 _TWO_BYTES = 1 << 14
 _TWO_BYTES_BITS = _TWO_BYTES - 1
-
-
-class _Varints(dict[int, bytes]):
-    """Numbers as varints; those of up to two bytes are kept."""
-
-    def __missing__(self, number: int) -> bytes:
-        data = bytearray()
-        rest = number
-        while rest > _SEVEN_BITS:
-            data.append(rest & _SEVEN_BITS | 0x80)
-            rest >>= 7
-        data.append(rest)
-        made = bytes(data)
-        if number < _TWO_BYTES:
-            self[number] = made
-        return made
 
 
 class _LowBytes(dict[int, bytes]):
     """The two lowest bytes of varints that have more."""
 
     def __missing__(self, bits: int) -> bytes:
-        made = self[bits] = bytes((bits & _SEVEN_BITS | 0x80, bits >> 7 | 0x80))
+        made = self[bits] = bytes((bits & SEVEN_BITS | 0x80, bits >> 7 | 0x80))
         return made
 
 
-_VARINTS = _Varints()
 _LOW_BYTES = _LowBytes()
 
 
@@ -56,7 +44,7 @@ def encode_event_rows(
 
     Each event is what `encode_event` makes of it, byte for byte.
     """
-    varints, low_bytes = _VARINTS, _LOW_BYTES
+    varints, low_bytes = VARINTS, _LOW_BYTES
     events, id_tag, created_at = _EVENTS, _ID, _CREATED_AT
     names = _text(_AGENT_KEY, agent_key) + _text(_SESSION_KEY, session_key) + _SEQUENCE
     pieces: list[bytes] = []
@@ -66,14 +54,14 @@ def encode_event_rows(
     of_all = always = len(id_tag) + 1 + len(names) + len(created_at) + 1
     second, seconds, before_nanos = -1, b"", b""
     for row in rows:
-        sequence, id_, _, of_turn, created_at_us, hide_reason, deleted_at_us, _, size, data = row
+        sequence, id_, _, of_turn, created_at_us, hide_reason, deleted_at_us, _, _, data = row
         id_bytes = id_.encode()
         if (
             hide_reason
             or deleted_at_us is not None
             or sequence < 1
             or created_at_us < 0
-            or not 0 < len(id_bytes) <= _SEVEN_BITS
+            or not 0 < len(id_bytes) <= SEVEN_BITS
         ):
             event = encode_event(event_of_row(row), agent_key, session_key)
             pieces += (_EVENTS, varints[len(event)], event)
@@ -115,20 +103,18 @@ def encode_event_rows(
     return b"".join(pieces)
 
 
-def _tag(message: type[Message], field: str, kind: int) -> bytes:
-    return _VARINTS[message.DESCRIPTOR.fields_by_name[field].number << 3 | kind]
-
-
 def _text(tag: bytes, text: str) -> bytes:
     data = text.encode()
-    return tag + _VARINTS[len(data)] + data if data else b""
+    return encode_field(tag, data) if data else b""
 
 
-_EVENTS = _tag(event_service_pb2.ListEventsResponse, "events", _LENGTH_DELIMITED)
-_NEXT_PAGE_TOKEN = _tag(event_service_pb2.ListEventsResponse, "next_page_token", _LENGTH_DELIMITED)
+_EVENTS = make_tag(event_service_pb2.ListEventsResponse, "events", LENGTH_DELIMITED)
+_NEXT_PAGE_TOKEN = make_tag(
+    event_service_pb2.ListEventsResponse, "next_page_token", LENGTH_DELIMITED
+)
 _ID, _AGENT_KEY, _SESSION_KEY, _TURN_ID, _CREATED_AT = (
-    _tag(event_pb2.Event, name, _LENGTH_DELIMITED)
+    make_tag(event_pb2.Event, name, LENGTH_DELIMITED)
     for name in ("id", "agent_key", "session_key", "turn_id", "created_at")
 )
-_SEQUENCE = _tag(event_pb2.Event, "sequence", _VARINT)
-_SECONDS, _NANOS = (_tag(Timestamp, name, _VARINT) for name in ("seconds", "nanos"))
+_SEQUENCE = make_tag(event_pb2.Event, "sequence", VARINT)
+_SECONDS, _NANOS = (make_tag(Timestamp, name, VARINT) for name in ("seconds", "nanos"))

@@ -1,12 +1,9 @@
 """Items of streams as bytes; stored payloads go out as they were stored.
 
-Serialized messages concatenate, and a field of a message is its tag, its length and its bytes:
-https://protobuf.dev/programming-guides/encoding/
+Serialized messages concatenate, so that a message and one more field of it are that message.
 """
 
 from __future__ import annotations
-
-from google.protobuf.message import Message
 
 from hansard.v1 import event_service_pb2
 from hansard_server.agents.api import TextKind
@@ -14,6 +11,7 @@ from hansard_server.domain.records import TurnStatus
 from hansard_server.repository.commands import Accepted
 from hansard_server.servicers.convert import to_turn
 from hansard_server.servicers.stalls import current_place
+from hansard_server.servicers.wire_fields import LENGTH_DELIMITED, encode_field, make_tag
 from hansard_server.turns.feeds import StoredEvent
 from hansard_server.turns.payloads import encode_event
 from hansard_server.turns.readers import (
@@ -32,8 +30,6 @@ _KINDS = {
     TextKind.THINKING: event_service_pb2.DELTA_KIND_THINKING,
     TextKind.OUTPUT: event_service_pb2.DELTA_KIND_AGENT_OUTPUT,
 }
-_LENGTH_DELIMITED = 2
-_VARINT_BITS = 7
 
 
 class SendStream:
@@ -61,7 +57,7 @@ class SendStream:
             self._first = False
         if isinstance(item, StoredEvent):
             event = encode_event(item.event, self._agent_key, self._session_key)
-            return head.SerializeToString() + _field(_SEND_EVENT, event)
+            return head.SerializeToString() + encode_field(_SEND_EVENT, event)
         _set_item(head, item, self._agent_key, self._session_key)
         return head.SerializeToString()
 
@@ -104,7 +100,7 @@ class WatchStream:
 
     def _encode_event(self, head: _Watch, item: StoredEvent) -> bytes:
         event = encode_event(item.event, self._agent_key, self._session_key)
-        return head.SerializeToString() + _field(_WATCH_EVENT, event)
+        return head.SerializeToString() + encode_field(_WATCH_EVENT, event)
 
 
 def _set_item(head: _Send | _Watch, item: Item, agent_key: str, session_key: str) -> None:
@@ -129,23 +125,5 @@ def _set_item(head: _Send | _Watch, item: Item, agent_key: str, session_key: str
             raise TypeError(msg)
 
 
-def _tag(message: type[Message], field: str) -> bytes:
-    number = message.DESCRIPTOR.fields_by_name[field].number
-    return _varint(number << 3 | _LENGTH_DELIMITED)
-
-
-def _field(tag: bytes, value: bytes) -> bytes:
-    return tag + _varint(len(value)) + value
-
-
-def _varint(number: int) -> bytes:
-    data = bytearray()
-    while number >= 1 << _VARINT_BITS:
-        data.append(number & 0x7F | 0x80)
-        number >>= _VARINT_BITS
-    data.append(number)
-    return bytes(data)
-
-
-_SEND_EVENT = _tag(_Send, "event")
-_WATCH_EVENT = _tag(_Watch, "event")
+_SEND_EVENT = make_tag(_Send, "event", LENGTH_DELIMITED)
+_WATCH_EVENT = make_tag(_Watch, "event", LENGTH_DELIMITED)

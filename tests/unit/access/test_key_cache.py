@@ -171,7 +171,7 @@ async def test_stream_ends_when_its_key_is_found_revoked(clock: Time) -> None:
     async def stream() -> None:
         async with asyncio.timeout(None) as scope:
             with cache.hold(known, scope):
-                await asyncio.sleep(3_600)
+                await asyncio.Event().wait()
 
     running = [asyncio.create_task(stream()) for _ in range(3)]
     await asyncio.sleep(0)
