@@ -89,12 +89,10 @@ def shutting_down(*, sequence: int | None = None) -> ServerShuttingDown:
 class Calls:
     """Counts the calls that run now; a context manager around each of them.
 
-    `unanswered` counts those of them that have one answer, which their callers wait for. `crowd`
-    tells, in any thread, how many run or have arrived: see Admission.
+    `unanswered` counts those of them that have one answer, which their callers wait for.
     """
 
     def __init__(self) -> None:
-        self.crowd: Callable[[], int] = lambda: 0
         self.running = 0
         self.unanswered = 0
         self._none = asyncio.Event()

@@ -25,7 +25,8 @@ class Bench:
         self.waits_s: list[float] = []
         self._arrivals = list(arrivals)
         self._batches: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.writer = Writer(writing(engine), now_us, self._publish, crowd=crowd)
+        self.writer = Writer(writing(engine), now_us, self._publish)
+        self.writer.crowd = crowd
 
     def sleep(self, seconds: float) -> None:
         self.waits_s.append(seconds)

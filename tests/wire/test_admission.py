@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from structlog.testing import capture_logs
 
 from hansard.v1 import agent_service_pb2
+from hansard_server.repository.sql.store import SqlStore
 from hansard_server.servicers.admission import (
     _LOOK_AT_ARRIVALS_S,
     SMALL_REQUEST_BYTES,
@@ -292,3 +293,26 @@ async def test_every_call_of_a_burst_is_served_or_told_when_to_come_again(
         codes = Counter([await call.code() for call in calls])
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert codes[grpc.StatusCode.OK] >= 50
+
+
+async def test_the_store_knows_of_the_calls(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Callable[[], int]] = []
+    monkeypatch.setattr(SqlStore, "expect", lambda _, crowd: told.append(crowd))
+    async with running_server(make_settings(tmp_path, databases.migrated("sqlite"))) as running:
+        (crowd,) = told
+        assert crowd() == 0
+        hold = asyncio.Event()
+        read = SqlStore.read
+
+        async def read_later(store: SqlStore, query: Any) -> Any:
+            await hold.wait()
+            return await read(store, query)
+
+        monkeypatch.setattr(SqlStore, "read", read_later)
+        list_ = running.agents.ListAgents
+        calls = [list_(agent_service_pb2.ListAgentsRequest()) for _ in range(20)]
+        await until(lambda: crowd() >= len(calls))
+        hold.set()
+        await asyncio.gather(*calls)

@@ -65,7 +65,7 @@ class Entrance:
             service.register(service.servicer, pipeline)
         server, arrivals = count_arrivals(lambda: grpc.aio.server(options=_grpc_options(settings)))
         admission.count(arrivals)
-        self.calls.crowd = admission.crowd
+        self.store.expect(admission.crowd)
         pipeline.serve(server)
         return server
 

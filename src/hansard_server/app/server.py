@@ -107,7 +107,6 @@ class Server:
     async def _make_parts(self) -> Parts:
         settings, closers = self._settings, self._closers
         store = await open_store(settings, closers, self._clock)
-        store.expect(lambda: self._calls.crowd())  # noqa: PLW0108 - known when calls are taken
         tokens = PageTokens(await asyncio.to_thread(page_token_secret, settings))
         if not settings.insecure:
             await open_default_tenant(store, settings, self._clock)

@@ -535,6 +535,13 @@ class Store(Protocol):
         """Have `on_change` called in the loop after every commit of this process, until exit."""
         ...
 
+    def expect(self, crowd: Callable[[], int]) -> None:
+        """Have the commands of a crowd of calls wait for each other, some milliseconds at most.
+
+        `crowd` is called in any thread, and tells how many calls run or are about to.
+        """
+        ...
+
     async def check(self) -> None:
         """Return when the database answers and has the schema that this code knows.
 

@@ -67,12 +67,10 @@ class SqlStore:
         # Nothing else may keep it from saying whether the database answers.
         self._checker = ThreadPoolExecutor(1, "hansard-check")
         self._write_engine = writing(engine)
-        self._crowd: Callable[[], int] = lambda: 0
         self._writer = Writer(
             self._write_engine,
             clock,
             self._publish,
-            crowd=lambda: self._crowd(),  # noqa: PLW0108 - `expect` changes it
             skip_locked=not self._sqlite,
         )
 
@@ -91,11 +89,8 @@ class SqlStore:
         return store
 
     def expect(self, crowd: Callable[[], int]) -> None:
-        """Have the commands of a crowd of calls wait for each other, some milliseconds at most.
-
-        `crowd` is called in other threads, and tells how many calls run or are about to.
-        """
-        self._crowd = crowd
+        """Have commands of a crowd of calls wait for each other; see the Protocol."""
+        self._writer.crowd = crowd
 
     async def read(self, query: Callable[[ReadTx], T]) -> T:
         """Return the query's result; see the Protocol."""

@@ -33,6 +33,9 @@ class Writer:
 
     Consecutive commands are one Batch; a decision gets a savepoint of its own, so that one that is
     refused harms no other. A database error rolls everything back and runs each job alone.
+
+    Attributes:
+        crowd: tells, in any thread, how many calls run or are about to.
     """
 
     def __init__(
@@ -41,19 +44,15 @@ class Writer:
         clock: Clock,
         publish: Publish,
         *,
-        crowd: Callable[[], int] = lambda: 0,
         skip_locked: bool = False,
     ) -> None:
-        """Start the thread; `skip_locked` as in Batch.
-
-        `crowd` tells, in any thread, how many calls run or are about to.
-        """
+        """Start the thread; `skip_locked` as in Batch."""
+        self.crowd: Callable[[], int] = lambda: 0
         self._engine = engine
         self._clock = clock
         self._publish = publish
         self._skip_locked = skip_locked
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._crowd = crowd
         self._thread = threading.Thread(target=self._run, name="hansard-writer", daemon=True)
         self._thread.start()
 
@@ -93,7 +92,7 @@ class Writer:
             return [], True
         jobs = [first]
         closing = self._take_waiting(jobs)
-        wanted = self._crowd() // 2
+        wanted = self.crowd() // 2
         if wanted < _CROWD // 2:
             return jobs, closing
         # A transaction costs as much as several commands in it do, and of those who were answered
