@@ -54,7 +54,7 @@ class RecordReader:
         if found is None:
             return None
         events = [stored.event for stored in found]
-        if any(event.turn_id != self._turn.id or event.hide_reason for event in events):
+        if any(event.turn_id != self._turn.id for event in events):
             return None
         if sum(len(event.payload) for event in events) >= min(reach.max_bytes, _PAGE.max_bytes):
             return None

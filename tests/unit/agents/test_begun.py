@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from typing import Any
 
 import pytest
@@ -102,3 +102,27 @@ async def test_it_is_cancelled_where_it_waits(where: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert seen == ["cancelled"]
+
+
+def test_an_error_may_come_before_it_goes_on() -> None:
+    async def work_on() -> str:
+        try:
+            await Waiting("first")
+        except UnluckyError:
+            await Waiting("second")
+        return "done"
+
+    begun = Begun(work_on())
+    assert begun.throw(UnluckyError()) == "second"
+    with pytest.raises(StopIteration, match="done"):
+        begun.send(None)
+
+
+class Waiting:
+    """Something to await that says what it waits for."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __await__(self) -> Generator[str, None, None]:
+        yield self._what
