@@ -202,6 +202,10 @@ class ServeProcess:
         self._reader.join(seconds)
         return code
 
+    def finish_reading(self) -> None:
+        """Return when nobody can write to the log any more."""
+        self._reader.join(READY_SECONDS)
+
     @property
     def log(self) -> str:
         """All that it wrote to standard error so far."""
@@ -245,6 +249,8 @@ def serve_process(
             if process.poll() is None:
                 process.kill()
             process.wait()
+            # Its workers write to the same pipe, and end after it.
+            served.finish_reading()
     given = dict(pairwise(arguments))
     if "--data-dir" in given:
         data_dir = Path(given["--data-dir"])

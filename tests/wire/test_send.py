@@ -22,6 +22,8 @@ from hansard.v1 import (
     turn_pb2,
     turn_service_pb2,
 )
+from hansard_server.domain.records import EventType
+from hansard_server.repository.sql.store import SqlStore
 from hansard_server.turns import keeper
 from tests.support.invariants import check_invariants
 from tests.support.server import Running, failure, make_settings, running_server
@@ -269,6 +271,47 @@ async def test_same_request_id_at_once_is_one_turn(hansard: Running) -> None:
         assert stored(stream) == stored(streams[0])
         assert stream[-1].turn_end == streams[0][-1].turn_end
     assert len(await talk.turns()) == 1
+
+
+async def test_reader_who_is_ahead_of_the_news_is_not_told_texts_again(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, told = asyncio.Event(), asyncio.Event()
+    deliver = SqlStore._deliver
+
+    async def deliver_late(store: SqlStore, written: Any, changes: Any) -> None:
+        await told.wait()
+        deliver(store, written, changes)
+
+    late: list[asyncio.Task[None]] = []
+
+    def hold(store: SqlStore, written: Any, changes: Any) -> None:
+        if any(
+            event.type is EventType.AGENT_OUTPUT for change in changes for event in change.events
+        ):
+            late.append(asyncio.create_task(deliver_late(store, written, changes)))
+            committed.set()
+        else:
+            deliver(store, written, changes)
+
+    monkeypatch.setattr(SqlStore, "_deliver", hold)
+    talk = await Talk(hansard).begin(TWENTY_DELTAS)
+    async with asyncio.timeout(30):
+        sending = asyncio.create_task(talk.send("A", request_id="r"))
+        await committed.wait()
+        # The server itself has not heard yet that both texts are stored, and has one of them open.
+        watch = talk.watch(include_deltas=True)
+        source = aiter(watch)
+        watched = [await anext(source) for _ in range(4)]
+        joined = await talk.send("A", request_id="r")
+        told.set()
+        sent = await sending
+        watched.append(await anext(source))
+    watch.cancel()
+    for responses in (joined, sent):
+        check_turn(responses)
+        assert stored(responses) == await talk.events()
+    assert items(watched) == ["event", "event", "event", "caught_up", "turn_end"]
 
 
 async def test_same_request_id_after_a_restart_is_the_same_turn(

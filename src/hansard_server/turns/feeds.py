@@ -32,14 +32,15 @@ Altered = tuple[int, str]
 class OpenText:
     """A text that is being made: the id that its event will have, and what there is of it.
 
-    `mirrored`: another process makes it, so that its event may be stored before that is heard here.
+    `may_be_stored`: its event may be stored before that is heard here, since the text has ended or
+    another process makes it.
     """
 
     turn_id: str
     event_id: str
     kind: TextKind
     content: bytearray = field(default_factory=bytearray)
-    mirrored: bool = False
+    may_be_stored: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +57,8 @@ class StoredEvent:
 @dataclass(slots=True)
 class SessionFeed:
     """The newest events of one session, the text that is open in it, and a wake-up.
+
+    The event of `text` is none of those up to `last_sequence`.
 
     Attributes:
         pulse: how the session was when it was last compared with the store.
@@ -201,7 +204,7 @@ class SessionFeed:
     def _forget_tail(self) -> None:
         self._tail.clear()
         self._tail_bytes = 0
-        if self.text is not None and self.text.mirrored:
+        if self.text is not None and self.text.may_be_stored:
             # Its event may be among what has been passed over.
             self.text = None
 

@@ -210,7 +210,7 @@ def _apply(
             feed.wake()
         return None
     if text is None or text.event_id != piece.event_id:
-        text = OpenText(turn_id, piece.event_id, piece.kind, mirrored=True)
+        text = OpenText(turn_id, piece.event_id, piece.kind, may_be_stored=True)
     if piece.offset != len(text.content):
         msg = "a piece of the text is missing"
         raise PeerUnavailable(msg)

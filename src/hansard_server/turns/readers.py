@@ -85,7 +85,7 @@ class Cursor:
 
     __slots__ = (
         *("_caught_up_at", "_deltas", "_feed", "_session", "_shown_bytes", "_shown_id"),
-        *("_store", "_stored_text_id", "_turn_id", "live", "sequence"),
+        *("_store", "_turn_id", "live", "sequence"),
     )
 
     def __init__(
@@ -114,7 +114,6 @@ class Cursor:
         self._deltas = deltas
         self._shown_id: str | None = None
         self._shown_bytes = 0
-        self._stored_text_id: str | None = None
 
     def take(self) -> list[Item] | None:
         """Return what the feed has since the cursor; None: the store has to be read."""
@@ -150,12 +149,15 @@ class Cursor:
         return [CaughtUp()]
 
     def open_text(self) -> list[Item]:
-        """Return what is new of the open text, if everything before it has been delivered."""
+        """Return what is new of the open text, if everything before it has been delivered.
+
+        A cursor that has read the store ahead of the feed may have delivered the text's event; it
+        waits for the feed to hear of that.
+        """
         text = self._feed.text
-        if not self._deltas or text is None or self._feed.last_sequence > self.sequence:
+        if not self._deltas or text is None or self._feed.last_sequence != self.sequence:
             return []
-        # The store may have been read before the feed heard that the text is stored.
-        if self._turn_id not in {None, text.turn_id} or text.event_id == self._stored_text_id:
+        if self._turn_id not in {None, text.turn_id}:
             return []
         items: list[Item] = []
         if self._shown_id is not None and self._shown_id != text.event_id:
@@ -187,8 +189,6 @@ class Cursor:
             return []
         items: list[Item] = []
         kind = TEXT_TYPES.get(event.type)
-        if kind is not None:
-            self._stored_text_id = event.id
         if self._deltas and kind is not None and event.turn_id is not None:
             shown = self._shown_id == event.id
             if shown or (self.live and self._shown_id is None):

@@ -124,6 +124,7 @@ class Recorder:
         """Make the open text an event that waits; see the Protocol."""
         text, self._text = self._text, None
         if text is not None:
+            text.may_be_stored = True
             payload = text_payload(text.kind, text.content.decode(), provider_data, partial=partial)
             self._add_draft(make_draft(payload, event_id=text.event_id))
 
