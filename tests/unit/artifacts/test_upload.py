@@ -321,11 +321,13 @@ async def test_upload_that_is_cancelled_while_a_thread_writes_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, writing, go_on = StagedFile.write, threading.Event(), threading.Event()
+    written = threading.Event()
 
     def write_late(file: StagedFile, pieces: Sequence[bytes | memoryview]) -> None:
         writing.set()
         go_on.wait()
         write(file, pieces)
+        written.set()
 
     monkeypatch.setattr(StagedFile, "write", write_late)
     uploading = asyncio.ensure_future(world.upload(start(), header(), *chunks(BIG)))
@@ -338,6 +340,7 @@ async def test_upload_that_is_cancelled_while_a_thread_writes_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await uploading
     async with asyncio.timeout(30):
+        await asyncio.to_thread(written.wait)
         while world.on_disk():  # noqa: ASYNC110 - what is waited for are files that go
             await asyncio.sleep(0.01)
     await nothing_is_left(world)
