@@ -412,6 +412,9 @@ class TurnEngine:
         """
         turn = running.turn
         running.agent = asyncio.ensure_future(self._work(turn, recorder))
+        if running.lost or running.interruption is not None:
+            # That came when there was no agent to cancel.
+            running.agent.cancel()
         try:
             await running.agent
         except HandedOn:

@@ -1,0 +1,143 @@
+"""Orders of events in time that are rare, made to happen: news that is late, or never comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from hansard.v1 import event_service_pb2, turn_pb2
+from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextEnd, TextKind
+from hansard_server.agents.models.scripted import ScriptedModel
+from hansard_server.repository.commands import CancelQueued, FinishTurn
+from hansard_server.repository.sql.store import SqlStore
+from hansard_server.turns import engine
+from hansard_server.turns.engine import RunningTurn
+from tests.support.server import Running
+from tests.support.talk import Talk, check_turn, content, items, stored
+
+TIMEOUT_S = 30.0
+NEVER_S = 3_600.0
+INTERRUPTED = turn_pb2.TURN_STATUS_INTERRUPTED
+STEER = event_service_pb2.WHEN_BUSY_STEER
+
+Respond = Callable[[ScriptedModel, ModelRequest], AsyncIterator[Part]]
+
+
+class HeldNews:
+    """Holds what commits of one kind of command have come to, from now on until it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
+        self._deliver = SqlStore._deliver
+        self._held: list[tuple[Any, ...]] = []
+        self._came = asyncio.Event()
+        self._told = False
+
+        def hold(store: SqlStore, written: Any, changes: Any) -> None:
+            if self._told or not any(isinstance(done.job.work, kinds) for done in written):
+                self._deliver(store, written, changes)
+                return
+            self._held.append((store, written, changes))
+            self._came.set()
+
+        monkeypatch.setattr(SqlStore, "_deliver", hold)
+
+    async def until_held(self, count: int = 1) -> None:
+        """Return when so much is held."""
+        while len(self._held) < count:
+            self._came.clear()
+            await self._came.wait()
+
+    def tell(self) -> None:
+        """Deliver it all, in order and in one go, and hold nothing more."""
+        self._told = True
+        for arguments in self._held:
+            self._deliver(*arguments)
+
+
+async def until(source: AsyncIterator[Any], item: str) -> list[Any]:
+    """Return what comes up to the first item of a kind."""
+    seen = []
+    async for response in source:
+        seen.append(response)
+        if response.WhichOneof("item") == item:
+            return seen
+    raise AssertionError(f"ended before {item}: {items(seen)}")
+
+
+# Interrupts ---------------------------------------------------------------------------------------
+
+
+async def test_interrupt_of_a_turn_that_is_about_to_begin(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody ends it by force: it must end itself.
+    monkeypatch.setattr(engine, "INTERRUPT_PATIENCE_S", NEVER_S)
+    talk = await Talk(hansard).begin([{"agent_output": {"content": "x"}}, {"pause_ms": 60_000}])
+    running, first_id = await talk.hold()
+    async with asyncio.timeout(TIMEOUT_S):
+        waiting = asyncio.create_task(talk.send("B"))
+        _, second = await talk.until_turns(2)
+        end = HeldNews(monkeypatch, FinishTurn)
+        releasing = asyncio.create_task(talk.release(first_id))
+        await end.until_held()
+        found = HeldNews(monkeypatch, CancelQueued)
+        cancelling = asyncio.create_task(talk.release(second.id))
+        await found.until_held()
+        # The first one's end starts the second one, and before that has a chance it is cancelled.
+        end.tell()
+        found.tell()
+        ended = await cancelling
+        await releasing
+        responses = await waiting
+    assert ended.status == INTERRUPTED
+    check_turn(responses)
+    assert [e.WhichOneof("payload") for e in stored(responses)] == [
+        "input_message",
+        "session_interrupted",
+    ]
+    running.cancel()
+
+
+async def test_interrupt_of_a_turn_that_was_about_to_end_and_goes_on(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "INTERRUPT_PATIENCE_S", NEVER_S)
+    calls = 0
+    steered, stopped = asyncio.Event(), asyncio.Event()
+    stop_agent = RunningTurn.stop_agent
+
+    async def respond(_: ScriptedModel, __: ModelRequest) -> AsyncIterator[Part]:
+        nonlocal calls
+        calls += 1
+        yield TextDelta(TextKind.OUTPUT, "Hel")
+        await (steered.wait() if calls == 1 else asyncio.sleep(NEVER_S))
+        yield TextDelta(TextKind.OUTPUT, "lo")
+        yield TextEnd()
+
+    def stop(running: RunningTurn) -> None:
+        stop_agent(running)
+        stopped.set()
+
+    talk = await Talk(hansard).begin()
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    monkeypatch.setattr(RunningTurn, "stop_agent", stop)
+    news = HeldNews(monkeypatch, FinishTurn)
+    async with asyncio.timeout(TIMEOUT_S):
+        source = aiter(talk.stream("A"))
+        seen = await until(source, "delta")
+        await talk.send("B", when_busy=STEER, detach=True)
+        steered.set()
+        # It has not ended since it has not read that; the interrupt comes before it hears so.
+        await news.until_held()
+        cancelling = asyncio.create_task(talk.release(seen[0].turn_id))
+        await stopped.wait()
+        news.tell()
+        ended = await cancelling
+        seen += [response async for response in source]
+    assert ended.status == INTERRUPTED
+    check_turn(seen)
+    assert calls == 1
+    assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hello"]
