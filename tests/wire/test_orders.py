@@ -11,10 +11,11 @@ import pytest
 from hansard.v1 import event_service_pb2, turn_pb2
 from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextEnd, TextKind
 from hansard_server.agents.models.scripted import ScriptedModel
-from hansard_server.repository.commands import CancelQueued, FinishTurn
+from hansard_server.repository.commands import AwaitCalls, CancelQueued, FinishTurn
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.turns import engine
 from hansard_server.turns.engine import RunningTurn
+from tests.support.actions import answer_call, ask, begin, output
 from tests.support.server import Running
 from tests.support.talk import Talk, check_turn, content, items, stored
 
@@ -141,3 +142,36 @@ async def test_interrupt_of_a_turn_that_was_about_to_end_and_goes_on(
     check_turn(seen)
     assert calls == 1
     assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hello"]
+
+
+async def test_turn_that_comes_back_before_the_news_that_it_waits(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "INTERRUPT_PATIENCE_S", NEVER_S)
+    talk = await begin(Talk(hansard), [ask(), {"agent_output": {"content": "x"}}])
+    scripted = ScriptedModel.respond
+
+    async def respond(model: ScriptedModel, request: ModelRequest) -> AsyncIterator[Part]:
+        if request.step == 0:
+            async for part in scripted(model, request):
+                yield part
+            return
+        yield TextDelta(TextKind.OUTPUT, "Hel")
+        await asyncio.sleep(NEVER_S)
+
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    news = HeldNews(monkeypatch, AwaitCalls)
+    async with asyncio.timeout(TIMEOUT_S):
+        sending = asyncio.create_task(talk.send())
+        await news.until_held()
+        (turn,) = await talk.turns()
+        (call,) = turn.pending_calls
+        source = aiter(answer_call(talk, output(call.tool_call_id)))
+        seen = await until(source, "delta")
+        # Only now does it hear that the turn, which it runs again, has begun to wait.
+        news.tell()
+        assert (await talk.release(turn.id)).status == INTERRUPTED
+        seen += [response async for response in source]
+        check_turn(await sending)
+    check_turn(seen)
+    assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hel"]

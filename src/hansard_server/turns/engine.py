@@ -351,9 +351,11 @@ class TurnEngine:
             except Exception:  # noqa: BLE001 - logged with its traceback; the lease runs out
                 _log.exception("turn_abandoned", turn_id=turn.id)
             finally:
-                del self._running[turn.id]
-                if feed.text is not None and feed.text.turn_id == turn.id:
-                    feed.text = None
+                # Else it has been given to this process again, and runs anew.
+                if self._running.get(turn.id) is running:
+                    del self._running[turn.id]
+                    if feed.text is not None and feed.text.turn_id == turn.id:
+                        feed.text = None
                 # Peers who follow the turn here have to look elsewhere.
                 feed.wake()
 
