@@ -175,3 +175,23 @@ async def test_turn_that_comes_back_before_the_news_that_it_waits(
         check_turn(await sending)
     check_turn(seen)
     assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hel"]
+
+
+# Watchers -----------------------------------------------------------------------------------------
+
+
+async def test_end_of_a_turn_that_somebody_asks_for_again_is_not_told_again(
+    hansard: Running,
+) -> None:
+    talk = await Talk(hansard).begin()
+    first = await talk.send("A", request_id="r")
+    watch = talk.watch(include_deltas=True)
+    source = aiter(watch)
+    async with asyncio.timeout(TIMEOUT_S):
+        await until(source, "caught_up")
+        assert stored(await talk.send("A", request_id="r")) == stored(first)
+        second = await talk.send("B")
+        seen = await until(source, "turn_end")
+    watch.cancel()
+    assert stored(seen) == stored(second)
+    assert seen[-1].turn_end == second[-1].turn_end

@@ -231,9 +231,8 @@ class Readers:
         ServerShuttingDown on a drain, SessionNotFound when the session is deleted.
         """
         session = (turn.tenant, turn.session_uid)
-        if not fresh:
-            await self._learn(feed, session, turn.id)
-        turn = feed.turns.get(turn.id, turn)
+        learned = None if fresh else await self._learn(feed, session, turn.id)
+        turn = feed.turns.get(turn.id) or learned or turn
         cursor = Cursor(
             self._store,
             feed,
@@ -247,7 +246,10 @@ class Readers:
         with self._mirrors.showing(session, feed, wanted=deltas):
             while True:
                 version = feed.version
-                turn = feed.turns.get(turn.id) or await self._learn(feed, session, turn.id)
+                turn = (
+                    feed.turns.get(turn.id) or learned or await self._learn(feed, session, turn.id)
+                )
+                learned = None
                 if turn.status is not TurnStatus.QUEUED:
                     # While it waits there is nothing of it; what others write then is skipped.
                     cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)
@@ -330,11 +332,15 @@ class Readers:
             raise shutting_down(session[1], sequence)
 
     async def _learn(self, feed: SessionFeed, session: SessionUid, turn_id: str) -> TurnRecord:
-        """Return the turn as the store has it; the feed knows it, and its session, from then on."""
+        """Return the turn as the store has it; the feed knows its session from then on.
+
+        It knows the turn too unless that has stopped before: who watches has no news of it.
+        """
         pulse, turn = await self._store.read(
             lambda tx: (_read_pulse(tx, session), tx.get_turn(*session, turn_id))
         )
-        feed.put_turn(turn)
+        if turn.id in feed.turns or not _stopped(turn):
+            feed.put_turn(turn)
         feed.learn(pulse)
         return turn
 
