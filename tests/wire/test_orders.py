@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from hansard.v1 import event_service_pb2, turn_pb2
 from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextEnd, TextKind
 from hansard_server.agents.models.scripted import ScriptedModel
-from hansard_server.repository.commands import AwaitCalls, CancelQueued, FinishTurn
+from hansard_server.domain.records import EventType
+from hansard_server.repository.commands import AwaitCalls, CancelQueued, FinishTurn, RecordStep
+from hansard_server.repository.sql.jobs import Job
 from hansard_server.repository.sql.store import SqlStore
+from hansard_server.repository.sql.writer import Writer
 from hansard_server.turns import engine
 from hansard_server.turns.engine import RunningTurn
 from tests.support.actions import answer_call, ask, begin, output
@@ -195,3 +200,83 @@ async def test_end_of_a_turn_that_somebody_asks_for_again_is_not_told_again(
     watch.cancel()
     assert stored(seen) == stored(second)
     assert seen[-1].turn_end == second[-1].turn_end
+
+
+# Commits that are not heard of --------------------------------------------------------------------
+
+
+class LostCommit:
+    """Has the writer believe that the first commit of such commands failed, which took effect."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, what: Callable[[Any], bool]) -> None:
+        write = Writer._write_together
+        self.lost = False
+
+        def lose(writer: Writer, connection: Connection, jobs: Sequence[Job]) -> None:
+            if self.lost or not any(what(job.work) for job in jobs):
+                write(writer, connection, jobs)
+                return
+            self.lost = True
+            publish = writer._publish
+            writer._publish = lambda *_: None
+            try:
+                write(writer, connection, jobs)
+            finally:
+                writer._publish = publish
+            raise OperationalError("COMMIT", None, Exception("the connection was lost"))
+
+        monkeypatch.setattr(Writer, "_write_together", lose)
+
+
+async def test_text_whose_commit_was_not_heard_of_is_not_void(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = asyncio.Event()
+
+    async def respond(_: ScriptedModel, __: ModelRequest) -> AsyncIterator[Part]:
+        yield TextDelta(TextKind.THINKING, "Hm")
+        await shown.wait()
+        yield TextEnd()
+        yield TextDelta(TextKind.OUTPUT, "Hello")
+        shown.clear()
+        await shown.wait()
+        yield TextEnd()
+
+    talk = await Talk(hansard).begin()
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    commit = LostCommit(monkeypatch, lambda work: isinstance(work, RecordStep))
+    seen = []
+    async with asyncio.timeout(TIMEOUT_S):
+        async for response in talk.stream():
+            seen.append(response)
+            if response.HasField("delta"):
+                shown.set()
+    assert commit.lost
+    check_turn(seen)
+    assert items(seen) == ["event", "delta", "event", "delta", "event", "turn_end"]
+
+
+async def test_call_whose_commit_was_not_heard_of_is_known_to_the_model(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = ScriptedModel.respond
+    histories = []
+
+    async def respond(model: ScriptedModel, request: ModelRequest) -> AsyncIterator[Part]:
+        histories.append([event.WhichOneof("payload") for event in request.history])
+        async for part in scripted(model, request):
+            yield part
+
+    call = {"tool_call": {"name": "t", "input": {}, "output": {}}}
+    talk = await Talk(hansard).begin([call, {"agent_output": {"content": "x"}}])
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    commit = LostCommit(
+        monkeypatch,
+        lambda work: isinstance(work, RecordStep) and work.drafts[-1].type is EventType.TOOL_OUTPUT,
+    )
+    async with asyncio.timeout(TIMEOUT_S):
+        responses = await talk.send()
+    assert commit.lost
+    check_turn(responses)
+    assert stored(responses) == await talk.events()
+    assert histories[-1] == ["input_message", "tool_input", "tool_output"]

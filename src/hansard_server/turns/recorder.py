@@ -199,11 +199,22 @@ class Recorder:
                 await self._pause(pause_s, step)
             except EventAlreadyExists:
                 if not await unwritten(self._store, self._ref, drafts):
+                    await self._catch_up()
                     return
                 step = replace(step, drafts=with_new_ids(step.drafts))
             else:
                 return
         await self._store.submit(step)
+
+    async def _catch_up(self) -> None:
+        """Have the feed know of what is stored, since nobody has told it."""
+        session = (self._ref.tenant, self._ref.session_uid)
+        pulses = await patience.outlast(
+            lambda: self._store.read(lambda tx: tx.read_pulses([session]))
+        )
+        pulse = pulses.get(session)
+        if pulse is not None:
+            self._feed.learn(pulse)
 
     async def _pause(self, seconds: float, step: RecordStep) -> None:
         """Wait for the store; raises HandedOn on a drain. Then, and when it is cancelled, what was
