@@ -13,12 +13,19 @@ from sqlalchemy.exc import OperationalError
 from hansard.v1 import event_service_pb2, turn_pb2
 from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextEnd, TextKind
 from hansard_server.agents.models.scripted import ScriptedModel
+from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.records import EventType
-from hansard_server.repository.commands import AwaitCalls, CancelQueued, FinishTurn, RecordStep
+from hansard_server.repository.commands import (
+    AwaitCalls,
+    CancelQueued,
+    Command,
+    FinishTurn,
+    RecordStep,
+)
 from hansard_server.repository.sql.jobs import Job
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Writer
-from hansard_server.turns import engine
+from hansard_server.turns import engine, patience
 from hansard_server.turns.engine import RunningTurn
 from tests.support.actions import answer_call, ask, begin, output
 from tests.support.server import Running
@@ -280,3 +287,34 @@ async def test_call_whose_commit_was_not_heard_of_is_known_to_the_model(
     check_turn(responses)
     assert stored(responses) == await talk.events()
     assert histories[-1] == ["input_message", "tool_input", "tool_output"]
+
+
+async def test_end_of_a_turn_whose_last_commit_was_not_heard_of_comes_after_its_events(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, deliver = SqlStore.submit, SqlStore._deliver
+
+    async def fail(store: SqlStore, command: Command) -> Any:
+        result = await submit(store, command)
+        if isinstance(command, RecordStep):
+            raise StoreUnavailable("it does not answer")
+        return result
+
+    def lose(store: SqlStore, written: Any, changes: Any) -> None:
+        step = any(isinstance(done.job.work, RecordStep) for done in written)
+        deliver(store, written, () if step else changes)
+
+    monkeypatch.setattr(SqlStore, "submit", fail)
+    monkeypatch.setattr(SqlStore, "_deliver", lose)
+    monkeypatch.setattr(patience, "STORE_PAUSES_S", ())
+    talk = await Talk(hansard).begin([{"thinking": {"content": "Hm"}}, {"pause_ms": 60_000}])
+    watch = talk.watch(include_deltas=True)
+    source = aiter(watch)
+    async with asyncio.timeout(TIMEOUT_S):
+        await until(source, "caught_up")
+        responses = await talk.send()
+        seen = await until(source, "turn_end")
+    watch.cancel()
+    check_turn(responses)
+    assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_FAILED
+    assert stored(seen) == stored(responses) == await talk.events()

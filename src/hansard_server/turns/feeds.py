@@ -127,10 +127,7 @@ class SessionFeed:
             self.pulse = pulse
         if self.alteration_count is None:
             self.alteration_count = self._altered_since = pulse.alteration_count
-        if pulse.last_sequence > self.last_sequence:
-            self._forget_tail()
-            self.last_sequence = pulse.last_sequence
-            self.wake()
+        self._pass_over(pulse.last_sequence)
 
     def agrees_with(self, pulse: SessionPulse) -> bool:
         """Tell whether the feed knows all that the session's pulse tells of."""
@@ -184,6 +181,8 @@ class SessionFeed:
         if len(self.turns) > TURNS_MAX:
             self.turns.popitem(last=False)
             self.forgot_turns = True
+        # The news of its events may be late, or lost.
+        self._pass_over(turn.last_sequence)
 
     def _alter(self, altered: Sequence[Altered]) -> None:
         # What the tail holds may not be so any more.
@@ -200,6 +199,13 @@ class SessionFeed:
         self._altered.extend(a for a in altered if a[0] > (known or 0))
         while len(self._altered) > ALTERED_MAX:
             self._altered_since = self._altered.popleft()[0]
+
+    def _pass_over(self, last_sequence: int) -> None:
+        """Leave the events up to there, as far as they are not known, to the store."""
+        if last_sequence > self.last_sequence:
+            self._forget_tail()
+            self.last_sequence = last_sequence
+            self.wake()
 
     def _forget_tail(self) -> None:
         self._tail.clear()

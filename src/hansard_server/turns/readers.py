@@ -253,8 +253,7 @@ class Readers:
                 if turn.status is not TurnStatus.QUEUED:
                     # While it waits there is nothing of it; what others write then is skipped.
                     cursor.sequence = max(cursor.sequence, turn.first_sequence - 1)
-                    behind = feed.last_sequence < turn.last_sequence
-                    here = None if from_store or behind else cursor.take()
+                    here = None if from_store else cursor.take()
                     if here is None:
                         async for item in cursor.stored():
                             yield item
