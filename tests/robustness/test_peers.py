@@ -17,7 +17,8 @@ from sqlalchemy import create_engine, text
 
 from hansard.internal.v1 import peer_service_pb2, peer_service_pb2_grpc
 from hansard.v1 import event_service_pb2, session_service_pb2, turn_pb2
-from hansard_server.agents.api import TextKind
+from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextKind
+from hansard_server.agents.models.scripted import ScriptedModel
 from hansard_server.domain.records import Claim, SessionPulse, TurnStatus
 from hansard_server.peers.client import PeerClient
 from hansard_server.peers.proof import METADATA_KEY, prove
@@ -180,6 +181,31 @@ async def test_texts_of_an_owner_that_stops_are_void(url: str, tmp_path: Path) -
         before = items(responses)
         assert before.count("void") == 1
         assert "event" not in before[: before.index("void")]
+
+
+async def test_texts_of_a_turn_that_waited_where_nobody_watches(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def respond(_: ScriptedModel, __: ModelRequest) -> AsyncIterator[Part]:
+        await begun.wait()
+        yield TextDelta(TextKind.OUTPUT, "Hel")
+        await asyncio.sleep(NEVER_S)
+
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    talk = await Talk(pair.one).begin()
+    first = await talk.send("A", detach=True)
+    await talk.send("B", detach=True)
+    await talk.release(first[0].turn_id)
+    watch = Talk(pair.two).watch(include_deltas=True)
+    source = aiter(watch)
+    async with asyncio.timeout(30):
+        await until(source, "caught_up")
+        begun.set()
+        shown = await until(source, "delta")
+    assert shown[-1].delta.text == "Hel"
+    watch.cancel()
 
 
 async def test_interrupt_elsewhere_keeps_what_was_shown(pair: Pair) -> None:

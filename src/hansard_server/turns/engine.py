@@ -344,6 +344,8 @@ class TurnEngine:
     async def _run(self, running: RunningTurn) -> None:
         turn = running.turn
         with self._feeds.use(turn.tenant, turn.session_uid) as feed:
+            # A feed that nobody had in use does not know where its texts will stand.
+            feed.put_turn(turn)
             try:
                 await self._run_to_its_end(running, feed)
             except LeaseLost:
