@@ -208,6 +208,30 @@ async def test_texts_of_a_turn_that_waited_where_nobody_watches(
     watch.cancel()
 
 
+async def test_turn_elsewhere_that_ends_without_an_event(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = asyncio.Event()
+    scripted = ScriptedModel.respond
+
+    async def respond(model: ScriptedModel, request: ModelRequest) -> AsyncIterator[Part]:
+        await watched.wait()
+        async for part in scripted(model, request):
+            yield part
+
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    talk = await Talk(pair.one).begin([{"fail": "no"}])
+    await talk.send("A", detach=True)
+    watch = Talk(pair.two).watch(include_deltas=True)
+    source = aiter(watch)
+    async with asyncio.timeout(30):
+        await until(source, "caught_up")
+        watched.set()
+        turn = (await until(source, "turn_end"))[-1].turn_end.turn
+    assert turn.status == turn_pb2.TURN_STATUS_FAILED
+    watch.cancel()
+
+
 async def test_interrupt_elsewhere_keeps_what_was_shown(pair: Pair) -> None:
     script = [{"agent_output": {"content": "abcdefgh" * 40, "delta_count": 320, "pause_ms": 100}}]
     talk = await Talk(pair.one).begin(script)

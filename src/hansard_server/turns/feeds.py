@@ -139,9 +139,12 @@ class SessionFeed:
             and (running.status, running.fence) == (pulse.turn_status, pulse.turn_fence)
         )
         others = any(not t.status.ended and t.id != pulse.turn_id for t in self.turns.values())
+        earlier = None if self.pulse is None else self.pulse.turn_id
         return (
             known
             and not others
+            # Else it may have ended without an event.
+            and (earlier in {None, pulse.turn_id} or earlier in self.turns)
             and not pulse.deleted
             and pulse.last_sequence <= self.last_sequence
             and pulse.alteration_count == (self.alteration_count or 0)
