@@ -189,6 +189,37 @@ async def test_turn_that_comes_back_before_the_news_that_it_waits(
     assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hel"]
 
 
+async def test_interrupt_while_a_step_that_fails_is_on_its_way(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, stop_agent = SqlStore.submit, RunningTurn.stop_agent
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def fail(store: SqlStore, command: Command) -> Any:
+        if isinstance(command, RecordStep) and not stopped.is_set():
+            begun.set()
+            await stopped.wait()
+            raise StoreUnavailable("it does not answer")
+        return await submit(store, command)
+
+    def stop(running: RunningTurn) -> None:
+        stop_agent(running)
+        stopped.set()
+
+    monkeypatch.setattr(SqlStore, "submit", fail)
+    monkeypatch.setattr(RunningTurn, "stop_agent", stop)
+    talk = await Talk(hansard).begin([{"thinking": {"content": "Hm"}}, {"pause_ms": 60_000}])
+    async with asyncio.timeout(TIMEOUT_S):
+        source = aiter(talk.stream())
+        seen = await until(source, "delta")
+        await begun.wait()
+        assert (await talk.release(seen[0].turn_id)).status == INTERRUPTED
+        seen += [response async for response in source]
+    check_turn(seen)
+    # What was shown is kept.
+    assert [content(e) for e in stored(seen) if e.HasField("thinking")] == ["Hm"]
+
+
 # Watchers -----------------------------------------------------------------------------------------
 
 

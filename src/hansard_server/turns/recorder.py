@@ -193,7 +193,7 @@ class Recorder:
         )
         for pause_s in patience.STORE_PAUSES_S:
             try:
-                await self._store.submit(step)
+                await self._submit(step)
             except StoreUnavailable:
                 # It may have taken effect all the same; then its ids are there already.
                 await self._pause(pause_s, step)
@@ -204,7 +204,20 @@ class Recorder:
                 step = replace(step, drafts=with_new_ids(step.drafts))
             else:
                 return
-        await self._store.submit(step)
+        await self._submit(step)
+
+    async def _submit(self, step: RecordStep) -> None:
+        """Have the step done. When this is cancelled, what turns out not to be written waits again,
+        for whoever ends the turn.
+        """
+        writing = asyncio.ensure_future(self._store.submit(step))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            if isinstance(writing.exception(), StoreUnavailable | EventAlreadyExists):
+                self.put_back(step.drafts, step.usage)
+            raise
 
     async def _catch_up(self) -> None:
         """Have the feed know of what is stored, since nobody has told it."""
