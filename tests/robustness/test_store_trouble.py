@@ -204,8 +204,9 @@ async def until_failed(failing: Failing, *, left: int) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("after", [False, True])
 async def test_a_turn_that_waits_for_the_store_is_handed_on_when_the_server_stops(
-    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, after: bool
 ) -> None:
     settings = make_settings(
         tmp_path / "data", store_url, lease_s=600.0, drain_deadline_s=60, poll_floor_s=0.1
@@ -214,7 +215,7 @@ async def test_a_turn_that_waits_for_the_store_is_handed_on_when_the_server_stop
         talk = await Talk(running).begin(PAUSED)
         with monkeypatch.context() as patched:
             patched.setattr(patience, "STORE_PAUSES_S", (3_600.0,))
-            failing = Failing(patched, RecordStep, after=False, times=1)
+            failing = Failing(patched, RecordStep, after=after, times=1)
             await talk.send(detach=True)
             await until_failed(failing, left=0)
             started = time.monotonic()

@@ -41,6 +41,7 @@ from hansard_server.repository.commands import (
     Lease,
     LeaseLost,
     TakeTurn,
+    TurnRef,
     UnreadInput,
 )
 from hansard_server.turns.feeds import Feeds, SessionFeed
@@ -375,10 +376,7 @@ class TurnEngine:
         while True:
             status, error = await self._answer(running, recorder)
             if status is None:
-                drafts, usage = recorder.take()
-                await self._store.submit(HandOn(turn=turn_ref(turn), drafts=drafts, usage=usage))
-                _log.info("turn_handed_on", turn_id=turn.id)
-                self.on_given_up()
+                await self._hand_on(turn, recorder)
                 return
             if status is TurnStatus.COMPLETED and recorder.awaited:
                 if running.interruption is None:
@@ -398,6 +396,17 @@ class TurnEngine:
                 recorder.put_back(drafts, usage)
             else:
                 return
+
+    async def _hand_on(self, turn: TurnRecord, recorder: Recorder) -> None:
+        drafts, usage = recorder.take()
+        command = HandOn(turn=turn_ref(turn), drafts=drafts, usage=usage)
+        try:
+            await self._store.submit(command)
+        except EventAlreadyExists:
+            drafts = await self._still_to_write(turn_ref(turn), drafts)
+            await self._store.submit(replace(command, drafts=drafts))
+        _log.info("turn_handed_on", turn_id=turn.id)
+        self.on_given_up()
 
     async def _wait_for_action(self, turn: TurnRecord, recorder: Recorder) -> None:
         drafts, usage = recorder.take()
@@ -501,11 +510,14 @@ class TurnEngine:
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _FINISH_RETRY_MAX_S)
             except EventAlreadyExists:
-                # Some of it is there from a step that nobody heard of; or an id is somebody else's.
-                drafts = await unwritten(self._store, command.turn, command.drafts)
-                if len(drafts) == len(command.drafts):
-                    drafts = with_new_ids(drafts)
+                drafts = await self._still_to_write(command.turn, command.drafts)
                 command = replace(command, drafts=drafts)
+
+    async def _still_to_write(self, turn: TurnRef, drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
+        """Return what is left of drafts some of whose ids are taken."""
+        # Some of it is there from a step that nobody heard of; or an id is somebody else's.
+        left = await unwritten(self._store, turn, drafts)
+        return with_new_ids(left) if len(left) == len(drafts) else left
 
 
 _CODES: dict[type[DomainError], int] = {
