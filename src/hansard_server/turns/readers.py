@@ -160,9 +160,8 @@ class Cursor:
         if self._turn_id not in {None, text.turn_id}:
             return []
         items: list[Item] = []
-        if self._shown_id is not None and self._shown_id != text.event_id:
-            items.append(TextVoided(self._shown_id))
-            self._shown_bytes = 0
+        if self._shown_id not in {None, text.event_id}:
+            items += self._void()
         self._shown_id = text.event_id
         if len(text.content) > self._shown_bytes:
             items.append(self._show(text.event_id, text.kind, text.content))
@@ -190,8 +189,10 @@ class Cursor:
         items: list[Item] = []
         kind = TEXT_TYPES.get(event.type)
         if self._deltas and kind is not None and event.turn_id is not None:
-            shown = self._shown_id == event.id
-            if shown or (self.live and self._shown_id is None):
+            if self._shown_id not in {None, event.id}:
+                # A turn has one open text at a time: that one was given up.
+                items += self._void()
+            if self.live or self._shown_id is not None:
                 content = _content(event, kind)
                 if len(content) > self._shown_bytes:
                     items.append(self._show(event.id, kind, content))
@@ -200,6 +201,10 @@ class Cursor:
         if self._caught_up_at is not None:
             items += self.caught_up()
         return items
+
+    def _void(self) -> list[Item]:
+        voided, self._shown_id, self._shown_bytes = self._shown_id, None, 0
+        return [] if voided is None else [TextVoided(voided)]
 
     def _show(self, event_id: str, kind: TextKind, content: bytes | bytearray) -> TextShown:
         offset, self._shown_bytes = self._shown_bytes, len(content)

@@ -11,7 +11,7 @@ from hansard_server.domain.records import EventRecord, EventType
 from hansard_server.repository.api import Change, EventPage
 from hansard_server.turns.feeds import OpenText, SessionFeed, StoredEvent
 from hansard_server.turns.payloads import text_payload
-from hansard_server.turns.readers import Cursor, Item, TextShown
+from hansard_server.turns.readers import Cursor, Item, TextShown, TextVoided
 
 SESSION = ("t", "s")
 
@@ -60,6 +60,25 @@ async def test_delivered_texts_are_not_open(open_event: EventRecord) -> None:
     # What is made after that is shown again.
     feed.text = OpenText("trn_1", "aev_3", TextKind.OUTPUT, bytearray(b"More"))
     assert cursor.open_text()[-1] == TextShown("aev_3", TextKind.OUTPUT, 0, "More")
+
+
+async def test_text_that_a_slow_reader_was_shown_for_nothing() -> None:
+    feed = SessionFeed()
+    store: Any = Store()
+    cursor = Cursor(store, feed, SESSION, sequence=0, deltas=True)
+    cursor.live = True
+    feed.text = OpenText("trn_1", "aev_0", TextKind.OUTPUT, bytearray(b"Te"))
+    assert cursor.open_text() == [TextShown("aev_0", TextKind.OUTPUT, 0, "Te")]
+    # While it takes nothing the model is asked again, and has said all.
+    feed.text = None
+    feed.apply(Change(tenant="t", session_uid="s", events=(THOUGHT, ANSWER)))
+    assert cursor.take() == [
+        TextVoided("aev_0"),
+        TextShown(THOUGHT.id, TextKind.THINKING, 0, "Text 1"),
+        StoredEvent(THOUGHT),
+        TextShown(ANSWER.id, TextKind.OUTPUT, 0, "Text 2"),
+        StoredEvent(ANSWER),
+    ]
 
 
 def _events(items: list[Item]) -> list[EventRecord]:
