@@ -156,6 +156,7 @@ class SessionTelling:
         self._caught_up = False
         self._unended: dict[str, None] = {}
         self._stops_told: deque[tuple[str, int, int]] = deque(maxlen=_REMEMBERED)
+        self._ahead: Turn | None = None
 
     def take(self, answer: wire.WatchEventsResponse) -> Iterator[WatchItem]:
         """Yield what is new in an answer of WatchEvents."""
@@ -187,8 +188,15 @@ class SessionTelling:
         return tuple(self._unended) if self._deltas else ()
 
     def stopped(self, turn: Turn) -> Iterator[Void | RequiresAction | TurnEnd]:
-        """Yield that a turn has ended or waits, unless it does not or that has been told."""
+        """Yield that a turn has ended or waits, unless it does not or that has been told.
+
+        When events of it are still to come, that is told after them.
+        """
         if turn.status in {TURN_STATUS_QUEUED, RUNNING}:
+            return
+        if turn.last_sequence > self.sequence:
+            # It was asked for, and the stream has not come so far.
+            self._ahead = turn
             return
         waits = turn.status == TURN_STATUS_REQUIRES_ACTION
         if not waits:
@@ -212,6 +220,9 @@ class SessionTelling:
         if self._deltas:
             yield from self._texts.finish(event)
         yield event
+        if self._ahead is not None and self._ahead.last_sequence <= event.sequence:
+            ahead, self._ahead = self._ahead, None
+            yield from self.stopped(ahead)
 
     def _note(self, turn_id: str) -> None:
         if not any(

@@ -269,6 +269,20 @@ def test_an_end_that_came_while_nobody_listened_is_told(call: Make) -> None:
     ]
 
 
+def test_an_end_that_is_asked_for_waits_for_the_events_before_it(call: Make) -> None:
+    # The turn ended when the stream that was opened again had just caught up.
+    ended = turn(last_sequence=3)
+    scripts = [
+        [CAUGHT_UP, seen(event(1)), watched("aev_3", 0, "Gr"), broken()],
+        [CAUGHT_UP, seen(event(2)), seen(event(3, "Grüße")), GONE],
+    ]
+    caller = call(ScriptedTransport(WatchEvents=scripts, GetTurn=[ended]))
+    assert watch_until_gone(caller, caller.session.watch_all()) == [
+        *(CaughtUp(), event(1), Delta("aev_3", "agent_output", 0, "Gr"), event(2)),
+        *(Delta("aev_3", "agent_output", 2, "üße"), event(3, "Grüße"), TurnEnd(ended)),
+    ]
+
+
 def test_the_end_of_a_turn_does_not_void_the_text_of_the_next() -> None:
     telling = SessionTelling(after_sequence=0, deltas=True)
     answers = [
