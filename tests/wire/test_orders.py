@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +26,11 @@ from hansard_server.repository.commands import (
 from hansard_server.repository.sql.jobs import Job
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Writer
-from hansard_server.turns import engine, patience
+from hansard_server.turns import engine, keeper, patience
 from hansard_server.turns.engine import RunningTurn
 from tests.support.actions import answer_call, ask, begin, output
-from tests.support.server import Running
+from tests.support.invariants import check_store
+from tests.support.server import Running, make_settings, running_server
 from tests.support.talk import Talk, check_turn, content, items, stored
 
 TIMEOUT_S = 30.0
@@ -185,6 +187,47 @@ async def test_turn_that_comes_back_before_the_news_that_it_waits(
         assert (await talk.release(turn.id)).status == INTERRUPTED
         seen += [response async for response in source]
         check_turn(await sending)
+    check_turn(seen)
+    assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hel"]
+
+
+@pytest.fixture
+async def adopting(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Running]:
+    """Give a server that soon takes up what is its own without its knowledge."""
+    monkeypatch.setattr(keeper, "RECOVERY_INTERVAL_S", 0.05)
+    async with running_server(make_settings(tmp_path / "data", store_url)) as running:
+        yield running
+    check_store(store_url, tmp_path / "data")
+
+
+async def test_turn_that_was_adopted_before_the_news_that_it_starts(
+    adopting: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "INTERRUPT_PATIENCE_S", NEVER_S)
+    talk = await Talk(adopting).begin()
+
+    async def respond(_: ScriptedModel, __: ModelRequest) -> AsyncIterator[Part]:
+        yield TextDelta(TextKind.OUTPUT, "Hel")
+        await asyncio.sleep(NEVER_S)
+
+    monkeypatch.setattr(ScriptedModel, "respond", respond)
+    async with asyncio.timeout(TIMEOUT_S):
+        first = await talk.send("A", detach=True)
+        source = aiter(talk.stream("B", request_id="r"))
+        seen = await until(source, "queued")
+        news = HeldNews(monkeypatch, FinishTurn)
+        releasing = asyncio.create_task(talk.release(first[0].turn_id))
+        await news.until_held()
+        joined = talk.stream("B", request_id="r")
+        await until(aiter(joined), "delta")
+        news.tell()
+        await releasing
+        seen += await until(source, "delta")
+        assert (await talk.release(seen[0].turn_id)).status == INTERRUPTED
+        seen += [response async for response in source]
+    joined.cancel()
     check_turn(seen)
     assert [content(e) for e in stored(seen) if e.HasField("agent_output")] == ["Hel"]
 

@@ -214,6 +214,10 @@ class TurnEngine:
         if self._closed:
             # Too late to do anything about it here: its lease runs out.
             return
+        known = self._running.get(turn.id)
+        if known is not None and known.turn.fence > turn.fence:
+            # It was taken up already, before it was heard that it starts.
+            return
         running = self._running[turn.id] = RunningTurn(turn)
         running.task = asyncio.create_task(self._run(running), name=f"turn-{turn.id}")
 
