@@ -20,6 +20,7 @@ from hansard_server.repository.commands import (
     AwaitCalls,
     CancelQueued,
     Command,
+    FindInterrupted,
     FinishTurn,
     RecordStep,
 )
@@ -261,6 +262,41 @@ async def test_interrupt_while_a_step_that_fails_is_on_its_way(
     check_turn(seen)
     # What was shown is kept.
     assert [content(e) for e in stored(seen) if e.HasField("thinking")] == ["Hm"]
+
+
+async def test_interrupts_at_once_end_one_turn_however_often_they_come(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = await Talk(hansard).begin()
+    running, first_id = await talk.hold()
+
+    async def interrupt(request_id: str) -> list[event_service_pb2.SendEventResponse]:
+        request = event_service_pb2.SendEventRequest(
+            interrupt=event_service_pb2.Interrupt(), request_id=request_id, **talk.keys
+        )
+        return [response async for response in hansard.events.SendEvent(request)]
+
+    async with asyncio.timeout(TIMEOUT_S):
+        # Both have found the turn before one of them has ended it.
+        found = HeldNews(monkeypatch, FindInterrupted)
+        interrupting = []
+        for count, name in enumerate(("one", "two"), 1):
+            interrupting.append(asyncio.create_task(interrupt(name)))
+            await found.until_held(count)
+        found.tell()
+        answers = await asyncio.gather(*interrupting)
+        for answer in answers:
+            check_turn(answer)
+        other, other_id = await talk.hold()
+        assert [await interrupt(name) for name in ("one", "two")] == answers
+        assert [turn.status for turn in await talk.turns()] == [
+            INTERRUPTED,
+            turn_pb2.TURN_STATUS_RUNNING,
+        ]
+        await talk.release(other_id)
+    assert answers[0][0].turn_id == first_id
+    running.cancel()
+    other.cancel()
 
 
 # Watchers -----------------------------------------------------------------------------------------

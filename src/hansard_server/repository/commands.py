@@ -374,6 +374,9 @@ class FindInterrupted:
     Raises AgentNotFound, SessionNotFound, RequestIdReused. With `for_input` an input is to follow:
     what would refuse it is raised now, before a turn is ended for nothing: AgentDisabled,
     SessionDisabled, the `fault`, SessionBusy when the input needs an idle session.
+
+    With `ended` the turn was found before, and has ended: the claim, if nobody has made it, is
+    written for that turn, told from `from_sequence` on.
     """
 
     session: SessionName
@@ -382,6 +385,8 @@ class FindInterrupted:
     for_input: bool = False
     needs_idle: bool = False
     fault: DomainError | None = None
+    ended: TurnRecord | None = None
+    from_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

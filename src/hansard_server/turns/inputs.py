@@ -237,21 +237,27 @@ class Inputs:
             if found.turn is None:
                 return None
             # Ended even if the caller goes away meanwhile.
-            await asyncio.shield(
-                self._engine.interrupt(found.turn, Interruption("the user interrupted", claim))
-            )
-            turn = found.turn
+            from_sequence = await asyncio.shield(self._interrupt_found(find, found.turn))
             accepted = Accepted(
-                turn=turn,
+                turn=found.turn,
                 input_event=None,
                 position=None,
                 claimed=True,
                 last_sequence=found.last_sequence,
-                from_sequence=await self._find_interruption(turn),
+                from_sequence=from_sequence,
             )
         held = ExitStack()
         feed = held.enter_context(self._feeds.use(accepted.turn.tenant, accepted.turn.session_uid))
         return accepted, held, feed
+
+    async def _interrupt_found(self, find: FindInterrupted, turn: TurnRecord) -> int:
+        """End the turn; return the sequence from which on that is told."""
+        await self._engine.interrupt(turn, Interruption("the user interrupted", find.claim))
+        from_sequence = await self._find_interruption(turn)
+        if find.claim is not None:
+            # Also when somebody else has ended the turn, the same request again ends no other.
+            await self._store.submit(replace(find, ended=turn, from_sequence=from_sequence))
+        return from_sequence
 
     async def _interrupt_for_input(self, find: FindInterrupted) -> None:
         found = await self._store.submit(find)

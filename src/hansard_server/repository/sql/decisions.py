@@ -305,6 +305,13 @@ def find_interrupted(state: SessionState, named: Named, command: FindInterrupted
             raise command.fault
         if command.needs_idle and state.head.busy:
             raise _busy()
+    if command.ended is not None and command.claim is not None and claimed is None:
+        state.turns.setdefault(command.ended.id, HeldTurn(command.ended))
+        state.claim(
+            (ClaimScope.SEND_EVENT, command.claim.request_id),
+            # Without an event of its own it has a place alone.
+            Claimed(command.claim.fingerprint, command.ended.id, (("", command.from_sequence),)),
+        )
     turn_id = state.head.unfinished_turn_id
     if command.turn_id not in {None, turn_id}:
         turn_id = None
