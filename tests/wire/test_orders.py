@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from hansard.v1 import event_service_pb2, turn_pb2
+from hansard.v1 import corpus_service_pb2, event_service_pb2, session_service_pb2, turn_pb2
 from hansard_server.agents.api import ModelRequest, Part, TextDelta, TextEnd, TextKind
 from hansard_server.agents.models.scripted import ScriptedModel
 from hansard_server.domain.errors import StoreUnavailable
@@ -25,6 +25,7 @@ from hansard_server.repository.commands import (
     RecordStep,
 )
 from hansard_server.repository.sql.jobs import Job
+from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.writer import Writer
 from hansard_server.turns import engine, keeper, patience
@@ -33,6 +34,7 @@ from tests.support.actions import answer_call, ask, begin, output
 from tests.support.invariants import check_store
 from tests.support.server import Running, make_settings, running_server
 from tests.support.talk import Talk, check_turn, content, items, stored
+from tests.wire.conftest import agent_request
 
 TIMEOUT_S = 30.0
 NEVER_S = 3_600.0
@@ -428,3 +430,39 @@ async def test_end_of_a_turn_whose_last_commit_was_not_heard_of_comes_after_its_
     check_turn(responses)
     assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_FAILED
     assert stored(seen) == stored(responses) == await talk.events()
+
+
+# The same request at once -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["agent", "corpus", "session"])
+async def test_same_request_that_is_served_between_two_looks(
+    hansard: Running, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    await Talk(hansard).begin()
+    name = f"find_{what}_claim"
+    find = getattr(SqlReadTx, name)
+    looks = 0
+
+    def miss(*arguments: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        # At the first look it was not there yet.
+        return find(*arguments) if looks > 1 else None
+
+    def create() -> Any:
+        if what == "agent":
+            return hansard.agents.CreateAgent(agent_request(key="k", request_id="r"))
+        if what == "corpus":
+            request = corpus_service_pb2.CreateCorpusRequest(key="k", name="K", request_id="r")
+            return hansard.corpora.CreateCorpus(request)
+        return hansard.sessions.CreateSession(
+            session_service_pb2.CreateSessionRequest(
+                agent_key="agent", key="k", name="K", request_id="r"
+            )
+        )
+
+    made = await create()
+    monkeypatch.setattr(SqlReadTx, name, miss)
+    assert await create() == made
+    assert looks == 2

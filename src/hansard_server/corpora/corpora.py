@@ -73,16 +73,23 @@ class Corpora:
         uid, now = keys.make_uid(), self._clock()
 
         def decide(tx: WriteTx) -> CorpusRecord:
-            if claim is not None:
-                first = first_answer(tx.find_corpus_claim(tenant, claim.request_id), claim)
-                if first is not None:
-                    return first
+            first = _first_corpus(tx, tenant, claim)
+            if first is not None:
+                return first
             if fault is not None:
                 raise fault
+            try:
+                key = _free_key(tx, tenant, request)
+            except CorpusAlreadyExists:
+                # By the same request perhaps, after it was looked for.
+                first = _first_corpus(tx, tenant, claim)
+                if first is None:
+                    raise
+                return first
             corpus = CorpusRecord(
                 tenant=tenant,
                 uid=uid,
-                key=_free_key(tx, tenant, request),
+                key=key,
                 name=request.name,
                 description=request.description,
                 metadata=request.metadata.SerializeToString(deterministic=True),
@@ -264,6 +271,12 @@ def _first_document(tx: ReadTx, corpus: CorpusRecord, claim: Claim | None) -> Do
     if claim is None:
         return None
     return first_answer(tx.find_document_claim(corpus.tenant, corpus.uid, claim.request_id), claim)
+
+
+def _first_corpus(tx: ReadTx, tenant: str, claim: Claim | None) -> CorpusRecord | None:
+    if claim is None:
+        return None
+    return first_answer(tx.find_corpus_claim(tenant, claim.request_id), claim)
 
 
 def _free_key(tx: WriteTx, tenant: str, request: corpus_service_pb2.CreateCorpusRequest) -> str:

@@ -19,8 +19,8 @@ from hansard_server.domain.errors import (
     InvalidRequest,
 )
 from hansard_server.domain.limits import Limits
-from hansard_server.domain.records import AgentRecord
-from hansard_server.repository.api import Store, WriteTx
+from hansard_server.domain.records import AgentRecord, Claim
+from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.resources.agent_views import as_seen, scan_visible
 from hansard_server.resources.fingerprints import claim_of, first_answer
 from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists
@@ -100,16 +100,23 @@ class Agents:
 
         def decide(tx: WriteTx) -> AgentRecord:
             # The repeat of a success is a success, whatever has changed since.
-            if claim is not None:
-                first = first_answer(tx.find_agent_claim(tenant, claim.request_id), claim)
-                if first is not None:
-                    return first
+            first = _first_agent(tx, tenant, claim)
+            if first is not None:
+                return first
             if fault is not None:
                 raise fault
+            try:
+                key = _free_key(tx, tenant, request)
+            except AgentAlreadyExists:
+                # By the same request perhaps, after it was looked for.
+                first = _first_agent(tx, tenant, claim)
+                if first is None:
+                    raise
+                return first
             record = AgentRecord(
                 tenant=tenant,
                 uid=uid,
-                key=_free_key(tx, tenant, request),
+                key=key,
                 name=agent.name,
                 description=agent.description,
                 configuration=stored,
@@ -214,6 +221,12 @@ class Agents:
                     metadata = tool.sub_agent.sub_agent_configuration.session_metadata
                     where = f"{prefix}{_TOOLS}.{name}.sub_agent.sub_agent_configuration"
                     check_struct(metadata, f"{where}.session_metadata", self._limits)
+
+
+def _first_agent(tx: ReadTx, tenant: str, claim: Claim | None) -> AgentRecord | None:
+    if claim is None:
+        return None
+    return first_answer(tx.find_agent_claim(tenant, claim.request_id), claim)
 
 
 def _free_key(tx: WriteTx, tenant: str, request: agent_service_pb2.CreateAgentRequest) -> str:

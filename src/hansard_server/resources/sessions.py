@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from hansard.v1 import session_pb2, session_service_pb2
@@ -112,15 +113,7 @@ class Sessions:
             updated_at_us=now,
         )
 
-        def admit(tx: WriteTx) -> Admitted:
-            agent_uid = tx.get_agent(tenant, request.agent_key).uid
-            first = _first_session(tx, tenant, agent_uid, claim)
-            if first is not None:
-                return Admitted(first, claimed=True)
-            if fault is not None:
-                raise fault
-            record = replace(draft, agent_uid=agent_uid, key=_free_key(tx, draft))
-            return Admitted(record, claimed=False)
+        admit = partial(_admit, draft=draft, claim=claim, fault=fault)
 
         def decide(tx: WriteTx) -> SessionRecord:
             admitted = admit(tx)
@@ -212,6 +205,26 @@ class Sessions:
         except DomainError as error:
             return error
         return None
+
+
+def _admit(
+    tx: WriteTx, *, draft: SessionRecord, claim: Claim | None, fault: DomainError | None
+) -> Admitted:
+    agent_uid = tx.get_agent(draft.tenant, draft.agent_key).uid
+    first = _first_session(tx, draft.tenant, agent_uid, claim)
+    if first is not None:
+        return Admitted(first, claimed=True)
+    if fault is not None:
+        raise fault
+    try:
+        key = _free_key(tx, draft)
+    except SessionAlreadyExists:
+        # By the same request perhaps, after it was looked for.
+        first = _first_session(tx, draft.tenant, agent_uid, claim)
+        if first is None:
+            raise
+        return Admitted(first, claimed=True)
+    return Admitted(replace(draft, agent_uid=agent_uid, key=key), claimed=False)
 
 
 def _first_session(
