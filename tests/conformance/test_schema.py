@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, select, text, update
 
-from hansard_server.repository.sql import tables
+from hansard_server.repository.sql import indexes, tables
 from hansard_server.repository.sql.engine import make_engine
 from hansard_server.repository.sql.migrations import SchemaMismatch, check_schema, migrate
 
@@ -48,7 +48,7 @@ def set_version(engine: Engine, major: int, minor: int) -> None:
 
 def test_migrations_make_the_schema_of_tables(engine: Engine, empty_url: str) -> None:
     direct = make_engine(empty_url)
-    tables.metadata.create_all(direct)
+    indexes.metadata.create_all(direct)
 
     migrated, created = catalog(engine), catalog(direct)
     direct.dispose()
@@ -61,7 +61,7 @@ def test_autogenerate_finds_no_difference(engine: Engine) -> None:
     with engine.connect() as connection:
         options = {"compare_server_default": True, "include_name": is_table_of_ours}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, tables.metadata) == []
+        assert compare_metadata(context, indexes.metadata) == []
 
 
 def test_schema_has_one_version(engine: Engine) -> None:

@@ -38,8 +38,8 @@ from hansard_server.repository.commands import (
 from hansard_server.repository.corpora import Lookup
 from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.indexes import metadata
 from hansard_server.repository.sql.probe import probe_write
-from hansard_server.repository.sql.tables import metadata
 from hansard_server.repository.sql.writes import SqlWriteTx
 from tests.support import records
 from tests.support.commands import (

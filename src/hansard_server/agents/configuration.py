@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.attempts import INITIAL_BACKOFF_S, MAX_BACKOFF_S
-from hansard_server.agents.connections import Outside, UnknownConnection
 from hansard_server.agents.instructions import find_template_faults
 from hansard_server.agents.json_text import NotJson, parse_json, struct_to_json
 from hansard_server.agents.metadata_filters import UnusableReference, bind_references
 from hansard_server.agents.models.catalog import WITHOUT_SCHEMAS, ModelCatalog
+from hansard_server.agents.outside import Outside, UnknownConnection
 from hansard_server.agents.overrides import filter_arguments, find_bad_references
 from hansard_server.agents.tools.built_in import BUILT_IN_TOOLS
 from hansard_server.agents.tools.client_tool import CLIENT_TOOL

@@ -1,12 +1,10 @@
-"""Connections: what agents may name instead of a URL, and the secrets that go with it."""
+"""Connections: what agents may name instead of a URL, and the secrets that go with it: a file."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
@@ -17,29 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from hansard_server.agents.outgoing import (
-    BadAddress,
-    OutgoingGuard,
-    Resolve,
-    Rule,
-    Url,
-    parse_url,
-    resolve_by_system,
-    rule_of,
-)
-
-HTTP_SCHEMES: Final[Mapping[str, int | None]] = {"https": 443, "http": 80}
-RUNTIME_SCHEMES: Final[Mapping[str, int | None]] = {"grpcs": 443, "grpc": None}
+from hansard_server.agents.outgoing import parse_url
+from hansard_server.agents.outside import HTTP_SCHEMES, RUNTIME_SCHEMES
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z_-]{1,64}$")]
 
 
 class BadConnections(Exception):  # noqa: N818 - reads as what it is
     """The file can't be used; the message is for the operator and holds no secret."""
-
-
-class UnknownConnection(Exception):  # noqa: N818 - reads as what it is
-    """Neither a name that the settings know nor a URL that could be called."""
 
 
 class _Part(BaseModel):
@@ -94,54 +77,6 @@ class Connections(_Part):
 
     mcp_servers: dict[_Name, McpServer] = {}
     runtimes: dict[_Name, Runtime] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """What agents may reach outside of this server: by name, or by a URL that the guard allows."""
-
-    connections: Connections = field(default_factory=Connections.model_construct)
-    guard: OutgoingGuard = field(default_factory=OutgoingGuard)
-
-    @classmethod
-    def of(
-        cls,
-        connections: Connections,
-        rules: tuple[Rule, ...] = (),
-        *,
-        resolve: Resolve = resolve_by_system,
-    ) -> Outside:
-        """Return what may be reached: by the rules, and the URLs that the connections name."""
-        servers = connections.mcp_servers.values()
-        urls = [parse_url(server.url, HTTP_SCHEMES) for server in servers if server.url]
-        urls += [parse_url(r.url, RUNTIME_SCHEMES) for r in connections.runtimes.values()]
-        return cls(connections, OutgoingGuard((*rules, *map(rule_of, urls)), resolve=resolve))
-
-    def mcp_server(self, server: str) -> McpServer:
-        """Return the MCP server that an agent names. Raises UnknownConnection."""
-        named = self.connections.mcp_servers.get(server)
-        if named is not None:
-            return named
-        return McpServer(url=str(self._url(server, HTTP_SCHEMES, "MCP server")))
-
-    def runtime(self, runtime: str) -> Runtime:
-        """Return the runtime that an agent names. Raises UnknownConnection."""
-        named = self.connections.runtimes.get(runtime)
-        if named is not None:
-            return named
-        return Runtime(url=str(self._url(runtime, RUNTIME_SCHEMES, "runtime")))
-
-    def _url(self, text: str, schemes: Mapping[str, int | None], what: str) -> Url:
-        if "://" not in text:
-            raise UnknownConnection(f"this server knows no {what} {text[:64]!r}")
-        try:
-            url = parse_url(text, schemes)
-        except BadAddress as error:
-            raise UnknownConnection(f"the URL {error}") from None
-        fault = self.guard.find_fault(url)
-        if fault:
-            raise UnknownConnection(fault)
-        return url
 
 
 def load_connections(path: Path) -> Connections:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import TurnContext, TurnRecorder
-from hansard_server.agents.connections import Outside
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.loop import run_agent
 from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.outside import Outside
 from hansard_server.agents.tools.catalog import ToolCatalog
 
 if TYPE_CHECKING:

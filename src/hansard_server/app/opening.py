@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
+from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 
 from hansard_server.access.tenants import BadKeyFile, make_default_tenant
-from hansard_server.agents.connections import BadConnections, Connections, Outside, load_connections
 from hansard_server.agents.outgoing import BadAddress, parse_rules
+from hansard_server.agents.outside import Outside
 from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.object_stores import BadLocation, CloudOptions, Unreachable, probe
 from hansard_server.config import ConfigurationMistake, Settings
@@ -17,6 +19,9 @@ from hansard_server.domain.clock import Clock
 from hansard_server.repository.api import Store
 from hansard_server.servicers.tls import BadCertificate, CertificateFiles, Certificates
 from hansard_server.stores import CannotStart
+
+if TYPE_CHECKING:
+    from hansard_server.agents.connections import Connections
 
 _SECRET_BYTES = 32
 
@@ -46,13 +51,21 @@ def page_token_secret(settings: Settings) -> bytes:
 def open_outside(settings: Settings) -> Outside:
     """Return what agents may reach. Raises ConfigurationMistake."""
     try:
-        known = load_connections(settings.connections) if settings.connections else None
         rules = parse_rules(settings.outgoing_allow)
-    except BadConnections as error:
-        raise ConfigurationMistake(f"connections: {error}") from None
     except BadAddress as error:
         raise ConfigurationMistake(f"outgoing_allow: {error}") from None
-    return Outside.of(known or Connections.model_construct(), rules)
+    known = _read_connections(settings.connections) if settings.connections else None
+    return Outside.of(known, rules)
+
+
+def _read_connections(path: Path) -> Connections:
+    # Most servers have no such file.
+    from hansard_server.agents.connections import BadConnections, load_connections  # noqa: PLC0415
+
+    try:
+        return load_connections(path)
+    except BadConnections as error:
+        raise ConfigurationMistake(f"connections: {error}") from None
 
 
 def open_certificates(settings: Settings) -> Certificates | None:

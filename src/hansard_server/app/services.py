@@ -35,8 +35,8 @@ from hansard_server.access.api_keys import ApiKeys
 from hansard_server.access.credentials import Tokens
 from hansard_server.access.key_cache import KeyCache
 from hansard_server.agents.configuration import check_agent
-from hansard_server.agents.connections import Outside
 from hansard_server.agents.models.catalog import ModelCatalog
+from hansard_server.agents.outside import Outside
 from hansard_server.artifacts.blobs import Blobs
 from hansard_server.artifacts.read import Artifacts
 from hansard_server.artifacts.upload import Uploader

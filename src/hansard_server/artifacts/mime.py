@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import mimetypes
 import re
+from functools import cache
 
 import puremagic
 
@@ -29,8 +30,7 @@ _ZIP_BEGINNING = b"PK\x03\x04"
 # What puremagic calls by an older name than the registered one.
 _REGISTERED = {"application/x-gzip": "application/gzip", "image/x-ms-bmp": "image/bmp"}
 # What the standard library does not know everywhere, and people upload to agents.
-_SUFFIXES = mimetypes.MimeTypes()
-for _type, _suffix in (
+_SUFFIXES = (
     ("text/markdown", ".md"),
     ("text/markdown", ".markdown"),
     ("application/yaml", ".yaml"),
@@ -47,8 +47,7 @@ for _type, _suffix in (
     ("application/vnd.openxmlformats-officedocument.presentationml.presentation", ".pptx"),
     ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", ".xlsx"),
     ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", ".docx"),
-):
-    _SUFFIXES.add_type(_type, _suffix)
+)
 
 
 def sniff(head: bytes, filename: str) -> str:
@@ -82,11 +81,20 @@ def as_text(head: bytes) -> str | None:
     return None if _CONTROL.search(text) else text
 
 
+@cache
+def _mime_types() -> mimetypes.MimeTypes:
+    # It reads the system's own lists.
+    known = mimetypes.MimeTypes()
+    for mime_type, suffix in _SUFFIXES:
+        known.add_type(mime_type, suffix)
+    return known
+
+
 def _by_name(filename: str) -> str | None:
     _, dot, suffix = filename.rpartition(".")
     if not dot:
         return None
-    mime_type, encoding = _SUFFIXES.guess_type(f"x.{suffix}")
+    mime_type, encoding = _mime_types().guess_type(f"x.{suffix}")
     if encoding is not None:
         return f"application/{encoding}"
     return mime_type if mime_type and _WELL_FORMED.fullmatch(mime_type) else None

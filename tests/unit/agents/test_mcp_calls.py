@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from hansard.v1 import agent_pb2
-from hansard_server.agents.connections import Connections, Outside, load_connections
+from hansard_server.agents.connections import Connections, load_connections
 from hansard_server.agents.mcp.toolbox import McpToolbox
 from hansard_server.agents.outgoing import parse_rules
+from hansard_server.agents.outside import Outside
 from tests.support.agents import MemoryFiles
 from tests.support.mcp import connections_file, mcp_process, until_noted
 

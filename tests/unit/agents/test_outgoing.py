@@ -15,7 +15,7 @@ import pytest
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import ToolError
-from hansard_server.agents.connections import Connections, McpServer, Outside, UnknownConnection
+from hansard_server.agents.connections import Connections, McpServer
 from hansard_server.agents.mcp.http import GuardedBackend
 from hansard_server.agents.mcp.toolbox import McpToolbox
 from hansard_server.agents.outgoing import (
@@ -26,6 +26,7 @@ from hansard_server.agents.outgoing import (
     parse_rules,
     parse_url,
 )
+from hansard_server.agents.outside import Outside, UnknownConnection
 
 PUBLIC = "93.184.215.14"
 SCHEMES = {"http": 80, "https": 443}

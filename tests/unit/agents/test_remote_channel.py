@@ -12,13 +12,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from hansard_server.agents.connections import Connections, Outside, Runtime, UnknownConnection
+from hansard_server.agents.connections import Connections, Runtime
 from hansard_server.agents.outgoing import (
     AddressRefused,
     AddressUnknown,
     OutgoingGuard,
     parse_rules,
 )
+from hansard_server.agents.outside import Outside, UnknownConnection
 from hansard_server.agents.remote.channel import Options, metadata_of, open_channel
 from tests.support.certificates import Authority
 

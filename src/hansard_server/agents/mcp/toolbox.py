@@ -12,10 +12,11 @@ import structlog
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import Tool
-from hansard_server.agents.connections import McpServer, Outside, UnknownConnection
+from hansard_server.agents.connections import McpServer
 from hansard_server.agents.mcp.connection import McpConnection, ServerFailed, open_transport
 from hansard_server.agents.mcp.http import GuardedBackend
 from hansard_server.agents.mcp.tools import Listing, McpTool, UnusableTool, list_tools
+from hansard_server.agents.outside import Outside, UnknownConnection
 
 CONNECT_S = 15.0
 """How long a server may take to be started or reached."""

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hansard_server.agents.connections import RUNTIME_SCHEMES, Runtime
+from hansard_server.agents.connections import Runtime
 from hansard_server.agents.outgoing import OutgoingGuard, Url, parse_url
+from hansard_server.agents.outside import RUNTIME_SCHEMES
 
 Options = Sequence[tuple[str, Any]]
 Dial = Callable[[str, grpc.ChannelCredentials | None, Options], grpc.aio.Channel]

@@ -15,11 +15,12 @@ from hansard.v1 import event_pb2
 from hansard_server.agents.api import ModelInterrupted, Reach, TurnContext, TurnRecorder
 from hansard_server.agents.attempts import Backoff
 from hansard_server.agents.calls import ToolRunner
-from hansard_server.agents.connections import Outside, Runtime, UnknownConnection
+from hansard_server.agents.connections import Runtime
 from hansard_server.agents.history import model_history
 from hansard_server.agents.instructions import Rendered, render_templates
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.outgoing import AddressRefused, AddressUnknown
+from hansard_server.agents.outside import Outside, UnknownConnection
 from hansard_server.agents.remote.channel import Dial, dial_by_grpc, metadata_of, open_channel
 from hansard_server.agents.remote.conversation import Conversation
 from hansard_server.agents.remote.drafts import Drafts

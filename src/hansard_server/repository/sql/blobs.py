@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, exists, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hansard_server.domain.records import ArtifactRecord
 from hansard_server.repository.blobs import BlobName, BlobUse
@@ -59,24 +59,35 @@ _LOCKED_OF_ARTIFACTS = lock_for_update(
     .order_by(blobs.c.key),
     of=blobs,
 )
-# Both dialects have the same two methods, which the type checker would not see of either.
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-# What is there is written over with itself: so its row is locked, or waited for, in one statement.
-_SHARE = {
-    name: insert(blobs).on_conflict_do_update(
-        index_elements=[blobs.c.tenant, blobs.c.shared_as],
-        set_={"shared_as": blobs.c.shared_as},
-    )
-    for name, insert in _INSERT.items()
-}
-_ADOPT = {
-    name: insert(blobs).on_conflict_do_nothing(index_elements=list(_NAME))
-    for name, insert in _INSERT.items()
-}
 _THIS = (blobs.c.tenant == bindparam("of_tenant"), blobs.c.key == bindparam("of_key"))
 _MARK = update(blobs).where(*_THIS).values(shared_as=None, unreferenced_since=bindparam("now"))
 _UNMARK = update(blobs).where(*_THIS).values(unreferenced_since=None)
 _REMOVE = delete(blobs).where(*_THIS)
+
+
+# Both dialects have the same two methods, which the type checker would not see of either.
+def _insert(dialect: str) -> Any:
+    # That of the other database need not be there.
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert  # noqa: PLC0415
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # noqa: PLC0415
+    return insert(blobs)
+
+
+@cache
+def _share(dialect: str) -> Any:
+    # What is there is written over with itself: so its row is locked, or waited for, in one
+    # statement.
+    return _insert(dialect).on_conflict_do_update(
+        index_elements=[blobs.c.tenant, blobs.c.shared_as],
+        set_={"shared_as": blobs.c.shared_as},
+    )
+
+
+@cache
+def _adopt(dialect: str) -> Any:
+    return _insert(dialect).on_conflict_do_nothing(index_elements=list(_NAME))
 
 
 def share_blobs(connection: Connection, made: Sequence[ArtifactRecord]) -> Sequence[ArtifactRecord]:
@@ -95,7 +106,7 @@ def share_blobs(connection: Connection, made: Sequence[ArtifactRecord]) -> Seque
         }
         for (tenant, digest), artifact in sorted(own.items(), key=lambda item: item[0])
     ]
-    connection.execute(_SHARE[connection.dialect.name], rows)
+    connection.execute(_share(connection.dialect.name), rows)
     found = connection.execute(_SHARED, encode_keys(own)).all()
     keys = {(row.tenant, row.shared_as): row.key for row in found}
     return [replace(artifact, blob_key=keys[_digest(artifact)]) for artifact in made]
@@ -163,7 +174,7 @@ class SqlBlobWrites:
             for key in sorted(keys)
         ]
         if rows:
-            self.connection.execute(_ADOPT[self.connection.dialect.name], rows)
+            self.connection.execute(_adopt(self.connection.dialect.name), rows)
 
     def _change(self, statement: Any, names: Sequence[BlobName], **values: int) -> None:
         if names:

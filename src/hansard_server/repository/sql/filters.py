@@ -21,7 +21,6 @@ from sqlalchemy import (
     not_,
     or_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from hansard_server.domain.filters import (
     All,
@@ -102,6 +101,8 @@ class _Compiler:
 
     def _type(self, path: Path) -> ColumnElement[Any]:
         if self._postgres:
+            from sqlalchemy.dialects.postgresql import JSONB  # noqa: PLC0415 - not for SQLite
+
             return func.jsonb_typeof(
                 self._metadata.op("#>", return_type=JSONB())(_postgres_path(path))
             )
@@ -113,4 +114,6 @@ def _sqlite_path(path: Path) -> ColumnElement[str]:
 
 
 def _postgres_path(path: Path) -> ColumnElement[Any]:
+    from sqlalchemy.dialects.postgresql import ARRAY  # noqa: PLC0415 - not for SQLite
+
     return bindparam(None, list(path), type_=ARRAY(String))

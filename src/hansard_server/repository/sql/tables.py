@@ -1,4 +1,4 @@
-"""Tables: the one schema of both databases, in SQLAlchemy Core.
+"""Tables: the one schema of both databases, in SQLAlchemy Core. Their indexes: see `indexes`.
 
 Rows of a session hang on (tenant, session_uid); keys are a lookup. Times are whole microseconds.
 What changes with every event stands in `session_heads`, a narrow row that has no index but the
@@ -7,13 +7,14 @@ expiry's, so that the session row and its indexes rest.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
-    DDL,
     JSON,
     BigInteger,
     Boolean,
     Column,
-    Index,
+    Dialect,
     Integer,
     LargeBinary,
     MetaData,
@@ -21,14 +22,28 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    event,
+    TypeDecorator,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-
-from hansard_server.repository.sql.passage_index import POSTGRESQL_DDL, SQLITE_DDL
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
+
+
+class _Fields(TypeDecorator[Any]):
+    """JSON as each database keeps it best."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the dialect's own type."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(JSON())
+        # SQLite need not wait for the other's dialect.
+        from sqlalchemy.dialects.postgresql import JSONB  # noqa: PLC0415
+
+        return dialect.type_descriptor(JSONB())
 
 
 def _tenant() -> Column[str]:
@@ -60,36 +75,6 @@ agents = Table(
     Column("fingerprint", LargeBinary),
     Column("first_answer", LargeBinary),
 )
-Index(
-    "agents_by_key",
-    agents.c.tenant,
-    agents.c.key,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "agents_by_creation",
-    agents.c.tenant,
-    agents.c.created_at,
-    agents.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "agents_by_claim",
-    agents.c.tenant,
-    agents.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
-Index(
-    "agents_deleted",
-    agents.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
-)
 
 sessions = Table(
     "sessions",
@@ -113,39 +98,6 @@ sessions = Table(
     Column("fingerprint", LargeBinary),
     Column("first_answer", LargeBinary),
     Column("parent", LargeBinary),
-)
-Index(
-    "sessions_by_key",
-    sessions.c.tenant,
-    sessions.c.agent_uid,
-    sessions.c.key,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "sessions_by_creation",
-    sessions.c.tenant,
-    sessions.c.agent_uid,
-    sessions.c.created_at,
-    sessions.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "sessions_by_claim",
-    sessions.c.tenant,
-    sessions.c.agent_uid,
-    sessions.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
-Index(
-    "sessions_deleted",
-    sessions.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
 )
 
 session_heads = Table(
@@ -174,12 +126,6 @@ session_heads = Table(
     # How often events were hidden, unhidden or deleted: followers see by it that some were.
     Column("alteration_count", BigInteger, nullable=False, server_default=text("0")),
 )
-Index(
-    "session_heads_expiring",
-    session_heads.c.expire_at,
-    sqlite_where=text("expire_at IS NOT NULL"),
-    postgresql_where=text("expire_at IS NOT NULL"),
-)
 
 events = Table(
     "events",
@@ -200,25 +146,6 @@ events = Table(
     Column("payload", LargeBinary, nullable=False),
     # The number of the alteration that changed it last, counted by its session's head.
     Column("alteration", BigInteger),
-)
-Index("events_by_id", events.c.tenant, events.c.session_uid, events.c.id, unique=True)
-Index(
-    "events_by_tool_call",
-    events.c.tenant,
-    events.c.session_uid,
-    events.c.tool_call_id,
-    events.c.type,
-    unique=True,
-    sqlite_where=text("tool_call_id IS NOT NULL"),
-    postgresql_where=text("tool_call_id IS NOT NULL"),
-)
-Index(
-    "events_altered",
-    events.c.tenant,
-    events.c.session_uid,
-    events.c.alteration,
-    sqlite_where=text("alteration IS NOT NULL"),
-    postgresql_where=text("alteration IS NOT NULL"),
 )
 
 claims = Table(
@@ -273,28 +200,7 @@ turns = Table(
     # When the first call that the turn waits for runs out of time; NULL: it waits for nobody.
     Column("pending_until", BigInteger),
 )
-Index("turns_by_number", turns.c.tenant, turns.c.session_uid, turns.c.number, unique=True)
-Index(
-    "turns_waiting",
-    turns.c.tenant,
-    turns.c.session_uid,
-    turns.c.number,
-    sqlite_where=text("status = 1"),
-    postgresql_where=text("status = 1"),
-)
-Index(
-    "turns_running",
-    turns.c.lease_until,
-    sqlite_where=text("status = 2"),
-    postgresql_where=text("status = 2"),
-)
 
-Index(
-    "turns_pending",
-    turns.c.pending_until,
-    sqlite_where=text("status = 3"),
-    postgresql_where=text("status = 3"),
-)
 
 artifacts = Table(
     "artifacts",
@@ -315,20 +221,6 @@ artifacts = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("expire_at", BigInteger),
 )
-Index(
-    "artifacts_by_creation",
-    artifacts.c.tenant,
-    artifacts.c.session_uid,
-    artifacts.c.created_at,
-    artifacts.c.id,
-)
-Index(
-    "artifacts_expiring",
-    artifacts.c.expire_at,
-    sqlite_where=text("expire_at IS NOT NULL"),
-    postgresql_where=text("expire_at IS NOT NULL"),
-)
-Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
 
 # Bytes in the object store. `shared_as` is the SHA-256, in hexadecimal, under which new artifacts
 # refer to them; NULL: none does any more. `unreferenced_since`: the sweep's mark.
@@ -341,7 +233,6 @@ blobs = Table(
     Column("unreferenced_since", BigInteger),
     Column("created_at", BigInteger, nullable=False),
 )
-Index("blobs_shared", blobs.c.tenant, blobs.c.shared_as, unique=True)
 
 tenants = Table(
     "tenants",
@@ -365,17 +256,6 @@ api_keys = Table(
     Column("request_id", String(128)),
     Column("fingerprint", LargeBinary),
 )
-# A key is looked up before its tenant is known.
-Index("api_keys_by_id", api_keys.c.id, unique=True)
-Index("api_keys_by_creation", api_keys.c.tenant, api_keys.c.created_at, api_keys.c.id)
-Index(
-    "api_keys_by_claim",
-    api_keys.c.tenant,
-    api_keys.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
 
 roles = Table(
     "roles",
@@ -386,7 +266,6 @@ roles = Table(
     Column("agent_uid", String(64), primary_key=True),
     Column("role", SmallInteger, nullable=False),
 )
-Index("roles_by_agent", roles.c.tenant, roles.c.agent_uid)
 
 # Of the service itself, shared by all its processes.
 secrets = Table(
@@ -411,16 +290,6 @@ forks = Table(
     # Whoever copies renews it with every piece; what has run out is purged. 0: given up.
     Column("alive_until", BigInteger, nullable=False),
 )
-Index(
-    "forks_by_claim",
-    forks.c.tenant,
-    forks.c.agent_uid,
-    forks.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
-Index("forks_alive", forks.c.alive_until)
 
 # Of rates that processes share: when the bucket of a subject will be full again.
 buckets = Table(
@@ -448,37 +317,6 @@ corpora = Table(
     Column("request_id", String(128)),
     Column("fingerprint", LargeBinary),
 )
-Index(
-    "corpora_by_key",
-    corpora.c.tenant,
-    corpora.c.key,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "corpora_by_creation",
-    corpora.c.tenant,
-    corpora.c.created_at,
-    corpora.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "corpora_by_claim",
-    corpora.c.tenant,
-    corpora.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
-Index(
-    "corpora_deleted",
-    corpora.c.purged,
-    corpora.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
-)
 
 # A version of a document each. One that is being written has a `deleted_at` that lies ahead: it is
 # not there yet, and when nobody finishes it, it goes then.
@@ -491,7 +329,7 @@ documents = Table(
     Column("id", String(128), nullable=False),
     Column("metadata", LargeBinary, nullable=False),
     # The same as JSON, for filters.
-    Column("fields", JSON().with_variant(JSONB(), "postgresql"), nullable=False),
+    Column("fields", _Fields(), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("passage_count", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -500,40 +338,6 @@ documents = Table(
     Column("purged", Boolean, nullable=False, server_default=text("false")),
     Column("request_id", String(128)),
     Column("fingerprint", LargeBinary),
-)
-Index(
-    "documents_by_id",
-    documents.c.tenant,
-    documents.c.corpus_uid,
-    documents.c.id,
-    unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "documents_by_update",
-    documents.c.tenant,
-    documents.c.corpus_uid,
-    documents.c.updated_at,
-    documents.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "documents_by_claim",
-    documents.c.tenant,
-    documents.c.corpus_uid,
-    documents.c.request_id,
-    unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
-)
-Index(
-    "documents_deleted",
-    documents.c.purged,
-    documents.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
 )
 
 # The index that finds them is no table of this kind: `passage_index`.
@@ -549,18 +353,6 @@ passages = Table(
     Column("headings", Text, nullable=False),
     Column("text", Text, nullable=False),
 )
-Index(
-    "passages_of_document",
-    passages.c.tenant,
-    passages.c.corpus_uid,
-    passages.c.document_uid,
-    passages.c.number,
-)
-for _dialect, _statements in (("sqlite", SQLITE_DDL), ("postgresql", POSTGRESQL_DDL)):
-    for _statement in _statements:
-        _ddl = DDL(_statement)  # type: ignore[no-untyped-call]
-        event.listen(metadata, "after_create", _ddl.execute_if(dialect=_dialect))
-
 schema_versions = Table(
     "schema_versions",
     metadata,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from hansard_server.repository.sql import tables
+from hansard_server.repository.sql.indexes import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=tables.metadata
-)
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()
