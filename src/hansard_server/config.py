@@ -10,7 +10,6 @@ import ipaddress
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -25,6 +24,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from hansard_server.agents.models.settings import DUMP_SECRETS, ModelSettings, check_model_names
 from hansard_server.domain.limits import KIB, MIB, Limits
+from hansard_server.domain.values import dataclass
 
 ENVIRONMENT_PREFIX = "HANSARD_"
 _PORT_MAX = 65_535

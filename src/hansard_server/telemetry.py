@@ -6,12 +6,14 @@ import asyncio
 import logging
 import sys
 from collections.abc import MutableMapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import structlog
+
+from hansard_server.domain.values import dataclass
 
 LEVELS = ("debug", "info", "warning", "error")
 _calls_log = structlog.get_logger("hansard.access")

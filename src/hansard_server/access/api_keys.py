@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from hansard.v1 import access_service_pb2
 from hansard_server.access.authorization import forbidden
@@ -13,6 +12,7 @@ from hansard_server.domain import keys
 from hansard_server.domain.access import ApiKeyRecord, Caller, Grant, Role
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND, Clock
 from hansard_server.domain.errors import AgentNotFound, ApiKeyNotFound, DomainError, InvalidRequest
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import CreationScan, Position, Store, WriteTx
 from hansard_server.resources.filters import timestamp_us
 from hansard_server.resources.fingerprints import claim_of, first_answer

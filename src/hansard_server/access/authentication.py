@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from hansard_server.access.credentials import Presented, Tokens, read_key
 from hansard_server.access.key_cache import KeyCache, Known, unauthorized
 from hansard_server.domain.access import Caller
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND, Clock
+from hansard_server.domain.values import dataclass
 
 AUTHORIZATION_KEY = "authorization"
 API_KEY_KEY = "x-api-key"

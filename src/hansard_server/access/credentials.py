@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 
 from hansard_server.domain.keys import API_KEY_ID_CHARACTERS, random_tail
+from hansard_server.domain.values import dataclass
 
 # 52 characters of 32 are 260 bits: nobody tries them out, so that a fast hash is enough. A slow one
 # would hold up every call, and give strangers a way to keep the server busy.

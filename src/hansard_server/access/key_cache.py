@@ -11,13 +11,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import structlog
 
 from hansard_server.domain.access import ApiKeyRecord, Caller, caller_of
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.errors import DomainError, StoreUnavailable, Unauthorized
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import Store
 
 _log = structlog.get_logger("hansard.access")

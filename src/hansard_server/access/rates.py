@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import structlog
@@ -15,6 +15,7 @@ import structlog
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND, Clock, now_us
 from hansard_server.domain.errors import DomainError, RateLimitExceeded
 from hansard_server.domain.rates import Lease, Rate, lease
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import Store
 
 _log = structlog.get_logger("hansard.rates")

@@ -6,12 +6,13 @@ For every new call: a line here, in the words of its comment in the contract.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from operator import attrgetter
 from typing import Any
 
 from hansard_server.domain.access import Caller, Role
+from hansard_server.domain.values import dataclass
 
 
 class Need(Enum):

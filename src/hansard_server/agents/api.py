@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +16,7 @@ from hansard.v1 import (
     turn_pb2,
 )
 from hansard_server.domain.records import ArtifactRecord, AwaitedCall, PendingCall, Usage
+from hansard_server.domain.values import dataclass
 
 Json = Any
 """A JSON value as Python has it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -22,6 +21,7 @@ from hansard_server.agents.api import (
 from hansard_server.agents.begun import Begun
 from hansard_server.agents.limits import AgentLimits
 from hansard_server.domain.errors import ModelUnavailable
+from hansard_server.domain.values import dataclass
 
 T = TypeVar("T")
 

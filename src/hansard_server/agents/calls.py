@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -36,6 +35,7 @@ from hansard_server.domain.errors import AgentProcessingFailed, DomainError, Quo
 from hansard_server.domain.keys import make_tool_call_id
 from hansard_server.domain.limits import KIB
 from hansard_server.domain.records import AwaitedCall, PendingCall, PendingKind
+from hansard_server.domain.values import dataclass
 
 _NAME_MAX_CHARACTERS = 255
 _PROBLEMS_SHOWN = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -20,6 +19,7 @@ from hansard_server.agents.limits import AgentLimits
 from hansard_server.agents.summaries import SummaryMaker
 from hansard_server.domain.errors import AgentProcessingFailed, ModelUnavailable
 from hansard_server.domain.keys import random_tail
+from hansard_server.domain.values import dataclass
 
 _log = structlog.get_logger("hansard.agents")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.tokens import estimate_event
+from hansard_server.domain.values import dataclass
 
 Unit = tuple[event_pb2.Event, ...]
 """Events that the model gets together or not at all."""

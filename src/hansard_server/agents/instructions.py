@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import Json, TurnContext
@@ -13,6 +12,7 @@ from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.tools.catalog import AgentTool
 from hansard_server.agents.velocity.budget import Budget
 from hansard_server.domain.errors import AgentProcessingFailed, FieldViolation
+from hansard_server.domain.values import dataclass
 
 TEMPLATES_MAX_BYTES = 256 * 1024
 """All templates of an agent together."""

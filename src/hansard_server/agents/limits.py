@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hansard_server.agents.api import ModelFailed
 from hansard_server.domain.limits import KIB, MIB
+from hansard_server.domain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

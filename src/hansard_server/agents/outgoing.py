@@ -9,7 +9,6 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -21,6 +20,8 @@ from ipaddress import (
 )
 
 import structlog
+
+from hansard_server.domain.values import dataclass
 
 _log = structlog.get_logger("hansard.outgoing")
 

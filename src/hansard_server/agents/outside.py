@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from hansard_server.agents.outgoing import (
@@ -16,6 +16,7 @@ from hansard_server.agents.outgoing import (
     resolve_by_system,
     rule_of,
 )
+from hansard_server.domain.values import dataclass
 
 if TYPE_CHECKING:
     from hansard_server.agents.connections import Connections, McpServer, Runtime

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import grpc.aio
@@ -19,6 +18,7 @@ from hansard_server.config import Settings
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.limits import KIB
 from hansard_server.domain.rates import Rate
+from hansard_server.domain.values import dataclass
 from hansard_server.lifecycle import Calls, Closers, Drain
 from hansard_server.repository.api import Store
 from hansard_server.servicers.admission import Admission, RequestReader

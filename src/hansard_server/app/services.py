@@ -7,7 +7,6 @@ To serve one more: make its servicer in `make_services` and return it there with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -45,6 +44,7 @@ from hansard_server.corpora.corpora import Corpora
 from hansard_server.corpora.filters import check_filter
 from hansard_server.corpora.search import CorpusSearch
 from hansard_server.domain.clock import Clock
+from hansard_server.domain.values import dataclass
 from hansard_server.lifecycle import Drain
 from hansard_server.repository.api import Store
 from hansard_server.resources.agents import Agents

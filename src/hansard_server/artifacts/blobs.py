@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -18,6 +17,7 @@ from hansard_server.artifacts.object_stores import CloudOptions, open_place
 from hansard_server.artifacts.store_errors import BlobMissing, store_errors
 from hansard_server.artifacts.writers import BlobWriter, CloudWriter, DiskWriter
 from hansard_server.domain.limits import DOWNLOAD_CHUNK_BYTES, MIB
+from hansard_server.domain.values import dataclass
 
 _WINDOW_BYTES = 2 * MIB
 _TENANT = re.compile(r"[0-9A-Za-z_-]{1,64}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from hansard.v1 import artifact_pb2
 from hansard_server.artifacts.blobs import Blobs
@@ -16,6 +15,7 @@ from hansard_server.domain.errors import PayloadTooLarge, QuotaExceeded, QuotaUs
 from hansard_server.domain.keys import make_artifact_id
 from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import ArtifactRecord, ArtifactSource
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import CreationScan, Store
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,8 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, ObjectStore, from_url
+
+from hansard_server.domain.values import dataclass
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -13,6 +12,7 @@ from hansard_server.artifacts.blobs import Blobs, StoredObject
 from hansard_server.artifacts.upload import UPLOAD_MAX_S
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND, Clock, now_us
 from hansard_server.domain.errors import ArtifactNotFound
+from hansard_server.domain.values import dataclass
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.blobs import BlobName, BlobUse

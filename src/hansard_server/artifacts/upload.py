@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import structlog
 
@@ -33,6 +33,7 @@ from hansard_server.domain.records import (
     EventRecord,
     EventType,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import ReadTx, Store
 from hansard_server.repository.commands import (

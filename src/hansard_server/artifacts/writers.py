@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -20,6 +19,7 @@ from hansard_server.artifacts.store_errors import BlobMissing, disk_errors, stor
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.limits import KIB, MIB
+from hansard_server.domain.values import dataclass
 
 SPOOL_BYTES = 5 * MIB
 """In a cloud a file up to this size is written by one put; a larger one in parts of this size."""

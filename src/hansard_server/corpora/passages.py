@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hansard_server.domain.corpora import Passage
+from hansard_server.domain.values import dataclass
 
 PASSAGE_MAX_CHARACTERS = 1_000
 """Of a passage, at most; longer paragraphs are cut at ends of lines or sentences."""

@@ -11,13 +11,13 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from hansard.v1 import corpus_service_pb2
 from hansard_server.corpora.filters import parse_filter
 from hansard_server.corpora.terms import SAMPLED_ONE_OF, CorpusTerms, searched_words
 from hansard_server.domain.corpora import CorpusRecord, StoredPassage
 from hansard_server.domain.filters import All, Condition
+from hansard_server.domain.values import dataclass
 from hansard_server.domain.words import bm25
 from hansard_server.repository.api import ReadTx, Store
 from hansard_server.repository.corpora import AnyOfTerms, Lookup

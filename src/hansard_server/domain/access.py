@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
+
+from hansard_server.domain.values import dataclass
 
 DEFAULT_TENANT = "default"
 """The tenant that the first start makes, and that of everybody where there is no authentication."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from hansard_server.domain.values import dataclass
 
 Term = int
 """What an index holds of a word, or of a field of metadata, in one corpus: 48 bits."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
+
+from hansard_server.domain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ false, as in SQL: it does not hold, and neither does its negation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from hansard_server.domain.values import dataclass
 
 Value = str | int | float | bool
 Path = tuple[str, ...]

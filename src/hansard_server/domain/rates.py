@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
+from hansard_server.domain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import Generic, TypeVar
+
+from hansard_server.domain.values import dataclass
 
 T = TypeVar("T")
 

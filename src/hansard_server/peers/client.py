@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import grpc
 import grpc.aio
@@ -13,6 +12,7 @@ import grpc.aio
 from hansard.internal.v1 import peer_service_pb2, peer_service_pb2_grpc
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.records import Claim
+from hansard_server.domain.values import dataclass
 from hansard_server.peers.proof import METADATA_KEY, prove
 from hansard_server.turns.mirrors import PeerNews, PeerUnavailable, TextPiece, TurnKey
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeVar, overload
 
@@ -28,6 +27,7 @@ from hansard_server.domain.records import (
     TurnStatus,
     Usage,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.access import AccessReads, AccessWrites
 from hansard_server.repository.blobs import BlobReads, BlobWrites
 from hansard_server.repository.commands import (

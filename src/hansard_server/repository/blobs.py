@@ -8,8 +8,9 @@ later ones share. A row goes when, under its lock, no artifact refers to it; the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from hansard_server.domain.values import dataclass
 
 BlobName = tuple[str, str]
 """Tenant and key."""

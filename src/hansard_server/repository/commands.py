@@ -8,7 +8,6 @@ nothing. Their docstrings are the contract that every store is tested against.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from hansard_server.domain.errors import DomainError
@@ -23,6 +22,7 @@ from hansard_server.domain.records import (
     TurnStatus,
     Usage,
 )
+from hansard_server.domain.values import dataclass
 
 NO_USAGE = Usage()
 

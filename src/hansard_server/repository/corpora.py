@@ -7,7 +7,6 @@ nothing of words, and no term of one corpus is one of another's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hansard_server.domain.corpora import (
@@ -19,6 +18,7 @@ from hansard_server.domain.corpora import (
 )
 from hansard_server.domain.filters import Condition
 from hansard_server.domain.records import Claim, Claimed
+from hansard_server.domain.values import dataclass
 
 if TYPE_CHECKING:
     from hansard_server.repository.api import CreationScan

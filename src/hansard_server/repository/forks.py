@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hansard_server.domain.records import SessionRef, TurnRecord, Usage
+from hansard_server.domain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

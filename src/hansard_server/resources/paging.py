@@ -8,7 +8,7 @@ import hmac
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -21,6 +21,7 @@ from hansard_server.domain.limits import (
     PAGE_MAX_ITEMS,
     SCAN_MAX_ROWS,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import CreationScan, Position
 from hansard_server.resources.fingerprints import fingerprint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from hansard_server.domain.errors import (
 )
 from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import Claim, SessionHead, SessionRecord, SessionView, Usage
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName
 from hansard_server.resources.fingerprints import claim_of, first_answer

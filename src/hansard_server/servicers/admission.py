@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -17,6 +16,7 @@ import structlog
 
 from hansard_server.domain.errors import DomainError, InvalidRequest, RateLimitExceeded
 from hansard_server.domain.limits import KIB
+from hansard_server.domain.values import dataclass
 from hansard_server.servicers.arrivals import Arrivals
 from hansard_server.servicers.interceptors import Call, Proceed
 from hansard_server.servicers.status import DETAILS_KEY, to_wire

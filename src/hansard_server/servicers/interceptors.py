@@ -11,7 +11,6 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -21,6 +20,7 @@ import structlog
 
 from hansard_server.domain.access import Caller
 from hansard_server.domain.errors import DomainError, Internal
+from hansard_server.domain.values import dataclass
 from hansard_server.lifecycle import Calls, Drain
 from hansard_server.servicers.stalls import Stalls
 from hansard_server.servicers.status import DETAILS_KEY, to_wire

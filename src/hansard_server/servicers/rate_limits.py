@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hansard_server.access.rates import RateLimiter
 from hansard_server.domain.access import Caller
 from hansard_server.domain.errors import QuotaExceeded, QuotaUse, RateLimitExceeded
 from hansard_server.domain.rates import Rate
+from hansard_server.domain.values import dataclass
 from hansard_server.servicers.interceptors import Call, Proceed
 
 _RETRY_AFTER_S = 1.0

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from hansard_server.domain.errors import StreamStalled
+from hansard_server.domain.values import dataclass
 
 _LOOKS = 4
 """So many looks in the time after which a stream is ended."""

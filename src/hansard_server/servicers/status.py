@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 
 import grpc
@@ -12,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from hansard.v1 import errors_pb2, options_pb2
 from hansard_server.domain.errors import DomainError, FieldViolation
+from hansard_server.domain.values import dataclass
 
 DOMAIN = "hansard"
 DETAILS_KEY = "grpc-status-details-bin"

@@ -5,13 +5,13 @@ than to refuse it, a second for each 2 MiB of small fields.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
 from hansard_server.domain.errors import InvalidMetadata, InvalidRequest
+from hansard_server.domain.values import dataclass
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIELDS_MAX = 10_000

@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import structlog
+
+from hansard_server.domain.values import dataclass
 
 _log = structlog.get_logger("hansard.tls")
 

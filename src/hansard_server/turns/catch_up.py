@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -16,6 +15,7 @@ import structlog
 
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import Change, EventScan, ReadTx, Store
 from hansard_server.turns.feeds import (
     ALTERED_MAX,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from google.protobuf import struct_pb2
 
@@ -13,6 +12,7 @@ from hansard_server.agents.api import CorporaAccess, Json, SessionFiles, SubAgen
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.domain.clock import Clock, now_us
 from hansard_server.domain.records import AgentRecord, EventType, SessionRecord, TurnRecord
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import ReadTx, Store
 
 MakeFiles = Callable[[SessionRecord], SessionFiles]

@@ -11,7 +11,7 @@ import secrets
 import typing
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -28,6 +28,7 @@ from hansard_server.domain.errors import (
 )
 from hansard_server.domain.keys import random_tail
 from hansard_server.domain.records import Claim, TurnRecord, TurnStatus, Usage
+from hansard_server.domain.values import dataclass
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change, Store
 from hansard_server.repository.commands import (

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import Change
 from hansard_server.turns.turnstile import Turnstile
 

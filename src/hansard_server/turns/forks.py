@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from hansard.v1 import event_pb2, session_pb2, turn_pb2
@@ -31,6 +31,7 @@ from hansard_server.domain.records import (
     TurnStatus,
     Usage,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName

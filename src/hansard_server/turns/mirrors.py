@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -17,6 +16,7 @@ import structlog
 from hansard_server.agents.api import TextKind
 from hansard_server.domain.errors import StoreUnavailable
 from hansard_server.domain.records import Claim, SessionPulse, TurnStatus
+from hansard_server.domain.values import dataclass
 from hansard_server.turns.feeds import OpenText, SessionFeed, SessionUid
 
 _log = structlog.get_logger("hansard.turns")

@@ -7,7 +7,6 @@ asked for its next item. One that is slow simply gets larger deltas.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.api import TextKind
@@ -18,6 +17,7 @@ from hansard_server.domain.errors import (
 )
 from hansard_server.domain.limits import SCAN_MAX_ROWS
 from hansard_server.domain.records import EventRecord, SessionPulse, TurnRecord, TurnStatus
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import EventPage, EventScan, ReadTx, Store
 from hansard_server.turns.feeds import (
     ALTERED_MAX,

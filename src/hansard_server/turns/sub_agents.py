@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,7 @@ from hansard_server.domain.records import (
     TurnRecord,
     TurnStatus,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import EventScan, ReadTx, Store, WriteTx
 from hansard_server.repository.commands import (
     AcceptInput,

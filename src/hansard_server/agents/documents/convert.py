@@ -9,13 +9,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from hansard_server.agents.documents import worker
 from hansard_server.domain.limits import MIB
+from hansard_server.domain.values import dataclass
 
 SUFFIXES = frozenset(worker.CONVERTERS)
 """What can be converted, by the end of a file's name."""

@@ -7,7 +7,7 @@ import binascii
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import mcp_types
 
@@ -18,6 +18,7 @@ from hansard_server.agents.tools.artifact_create import describe_file
 from hansard_server.agents.tools.image_read import IMAGE_MAX_BYTES
 from hansard_server.agents.tools.images import read_image_info
 from hansard_server.domain.limits import KIB
+from hansard_server.domain.values import dataclass
 
 FILES_MAX = 32
 """So many files one answer may bring."""

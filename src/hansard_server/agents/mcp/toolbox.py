@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import structlog
 
@@ -17,6 +17,7 @@ from hansard_server.agents.mcp.connection import McpConnection, ServerFailed, op
 from hansard_server.agents.mcp.http import GuardedBackend
 from hansard_server.agents.mcp.tools import Listing, McpTool, UnusableTool, list_tools
 from hansard_server.agents.outside import Outside, UnknownConnection
+from hansard_server.domain.values import dataclass
 
 CONNECT_S = 15.0
 """How long a server may take to be started or reached."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import mcp_types
 from mcp.client.session import ClientSession
@@ -15,6 +14,7 @@ from hansard_server.agents.mcp.connection import McpConnection, ServerFailed
 from hansard_server.agents.mcp.results import to_tool_result
 from hansard_server.agents.tool_schemas import check_schema
 from hansard_server.domain.limits import MIB
+from hansard_server.domain.values import dataclass
 
 DESCRIPTION_MAX_CHARACTERS = 8_192
 LISTING_MAX_TOOLS = 512

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hansard.v1 import artifact_pb2, event_pb2
 from hansard_server.agents.api import Json
 from hansard_server.agents.json_text import NotJson, parse_json
 from hansard_server.agents.models.passages import Line, Passage, Source, split_sections
 from hansard_server.agents.models.question import Question, read_question
+from hansard_server.domain.values import dataclass
 
 _FOLLOW_UP_TERMS = 3
 _FOLLOW_UPS = ("and ", "also ", "what about ", "how about ", "but ", "then ")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from hansard_server.agents.models.passages import Passage, Sentence, label, sentences
 from hansard_server.agents.models.question import Expected, Question, Term, are_similar, tokens
@@ -23,6 +22,7 @@ from hansard_server.agents.models.signs import (
     lacks_name,
     lacks_unit,
 )
+from hansard_server.domain.values import dataclass
 
 _SYNONYM = 0.85
 _SIMILAR = 0.75

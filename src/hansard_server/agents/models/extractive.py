@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from hansard_server.agents.api import (
     Json,
@@ -30,6 +29,7 @@ from hansard_server.agents.models.files import (
 )
 from hansard_server.agents.models.question import stem_list
 from hansard_server.domain.errors import InvalidAgentConfiguration
+from hansard_server.domain.values import dataclass
 
 _MATCHES_PER_TERM = 100
 _HEADINGS_PER_FILE = 100

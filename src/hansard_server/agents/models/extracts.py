@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from hansard.v1 import event_pb2
 from hansard_server.agents.models.question import content_terms
+from hansard_server.domain.values import dataclass
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?…。\N{FULLWIDTH EXCLAMATION MARK}\N{FULLWIDTH QUESTION MARK}])\s+|\n+"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hansard_server.agents.models.conversation import Conversation
+from hansard_server.domain.values import dataclass
 
 _POLITE = r"(?:(?:please|kindly|now|then|and|ok|okay|so|also)[\s,]+)*"
 _ASKED = r"(?:(?:can|could|would|will) you\s+|i want you to\s+|i would like you to\s+)?"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
+
+from hansard_server.domain.values import dataclass
 
 _PASSAGE_MAX_LINES = 12
 _PASSAGE_MAX_CHARACTERS = 1_500

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from hansard_server.agents.models.thesaurus import alternatives, kinds
+from hansard_server.domain.values import dataclass
 from hansard_server.domain.words import stem, words
 
 _STOP_WORDS_TEXT = """

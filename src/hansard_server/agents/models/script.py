@@ -34,13 +34,13 @@ short answer. Without parameters the answer is one line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from hansard_server.agents.api import Json, ScriptedResult, TextKind, ToolCall
 from hansard_server.agents.json_text import NotJson, dump_json, parse_json
 from hansard_server.domain.errors import FieldViolation, InvalidAgentConfiguration
 from hansard_server.domain.records import Usage
+from hansard_server.domain.values import dataclass
 
 PAUSE_MAX_MS = 60_000
 DELTAS_MAX = 10_000

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import ConfiguredTool, Json, Tool, ToolDescription
 from hansard_server.agents.json_text import struct_to_json
 from hansard_server.agents.tools.sub_agent import SUB_AGENT
+from hansard_server.domain.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import Json, Tool, ToolContext, ToolError
 from hansard_server.agents.json_text import parse_json
+from hansard_server.domain.values import dataclass
 
 CLIENT_TOOL = "client"
 _ANY_OBJECT: Mapping[str, Json] = {"type": "object"}

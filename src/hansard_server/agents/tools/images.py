@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from hansard_server.domain.values import dataclass
 
 HEAD_BYTES = 64 * 1024
 """So much of an image's beginning says what it is: a JPEG's size may stand behind its metadata."""

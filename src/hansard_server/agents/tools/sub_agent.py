@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from hansard.v1 import agent_pb2
 from hansard_server.agents.api import Json, SubAgentTask, Tool, ToolContext, ToolError
+from hansard_server.domain.values import dataclass
 
 SUB_AGENT: Final = "sub_agent"
 _TTI_MAX_MINUTES: Final = 52_560_000

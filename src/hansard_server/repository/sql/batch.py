@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.errors import AgentNotFound, SessionNotFound
 from hansard_server.domain.records import EventType, HideReason, SessionStatus, Usage
+from hansard_server.domain.values import dataclass
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import (

@@ -7,7 +7,7 @@ state: a refused command leaves nothing, without a savepoint.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from hansard_server.domain.errors import (
     AgentDisabled,
@@ -33,6 +33,7 @@ from hansard_server.domain.records import (
     TurnRecord,
     TurnStatus,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.commands import (
     Accepted,
     AcceptInput,

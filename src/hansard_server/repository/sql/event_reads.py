@@ -7,13 +7,13 @@ page alone, and neither on the session's length nor on the page's place in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
 
 from hansard_server.domain.records import TurnStatus
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import EventRows, EventScan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.prepared import rows, tuples

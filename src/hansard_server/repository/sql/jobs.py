@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from hansard_server.domain.errors import StoreUnavailable
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import Command
 

@@ -11,11 +11,12 @@ import queue
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.sql.jobs import Done, Job, Tell
 from hansard_server.repository.sql.reads import SqlReadTx
 

@@ -6,7 +6,7 @@ Nothing here touches the database, so that decisions on it can be tested without
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from hansard_server.domain.clock import MICROSECONDS_PER_MINUTE, MICROSECONDS_PER_SECOND
 from hansard_server.domain.records import (
@@ -19,6 +19,7 @@ from hansard_server.domain.records import (
     TurnStatus,
     Usage,
 )
+from hansard_server.domain.values import dataclass
 from hansard_server.repository.commands import ClaimScope, Draft, Lease
 
 

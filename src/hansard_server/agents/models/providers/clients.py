@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx2
@@ -13,6 +12,7 @@ from pydantic_ai.profiles import ModelProfile
 
 from hansard_server.agents.models.providers.rules import ProviderRules
 from hansard_server.agents.models.settings import ModelSettings
+from hansard_server.domain.values import dataclass
 
 # They say what they send; at their lower levels it may be a key.
 _TALKATIVE = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2", "google_genai")

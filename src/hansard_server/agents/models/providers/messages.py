@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pydantic_ai.messages import (
@@ -34,6 +34,7 @@ from hansard_server.agents.json_text import NotJson, parse_json
 from hansard_server.agents.models.providers.described import describe_event
 from hansard_server.agents.models.providers.provider_data import ProviderData, decode
 from hansard_server.agents.models.providers.rules import ProviderRules, wire_call_id, wire_name
+from hansard_server.domain.values import dataclass
 
 GO_ON = "[Go on from here.]"
 """Said to a model where its answer broke off, since most take no answer to finish."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from hansard_server.agents.json_text import NotJson, dump_json, parse_json
+from hansard_server.domain.values import dataclass
 
 _VERSION = 1
 

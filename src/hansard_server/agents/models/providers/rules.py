@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from hansard_server.domain.values import dataclass
 
 _CALL_ID = re.compile(r"[0-9a-zA-Z_-]{1,40}")
 _NOT_IN_NAMES = re.compile(r"[^0-9a-zA-Z_-]")
