@@ -52,8 +52,13 @@ _PER_SECOND: dict[str, Any] = {"unit": "1/s", "ge": 0, "le": 1_000_000}
 class Settings(BaseSettings):
     """All settings; see `describe` for the table of the README."""
 
+    # `load` makes a class of it, whose schema would be the second.
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        defer_build=True,
     )
 
     listen: str = _setting(

@@ -36,7 +36,7 @@ class ModelSettings(BaseModel):
     """One entry of the setting `models`."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=()
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
     )
 
     provider: Provider = Field(
