@@ -45,7 +45,9 @@ async def test_client_that_pings_too_often_is_sent_away(plain: Running) -> None:
         assert gone[0].error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
         assert gone[0].additional_data == b"too_many_pings"
         pings = [e for e in connection.events if isinstance(e, h2.events.PingAckReceived)]
-        assert len(pings) <= 4
+        # Two too many are forgiven, and grpc counts anew after each frame that it sends by itself,
+        # of which a connection begins with two.
+        assert len(pings) <= 8
         await connection.wait_closed()
     # It alone was sent away.
     await plain.agents.ListAgents(agent_service_pb2.ListAgentsRequest())
