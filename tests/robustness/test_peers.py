@@ -29,7 +29,16 @@ from hansard_server.turns.mirrors import PeerNews, PeerUnavailable, TextPiece, _
 from tests.support.databases import Databases
 from tests.support.invariants import check_store
 from tests.support.server import Running, failure, make_settings, open_channel, running_server
-from tests.support.talk import Talk, check_turn, items, joined_deltas, model, rating, stored
+from tests.support.talk import (
+    Talk,
+    check_turn,
+    items,
+    joined_deltas,
+    model,
+    rating,
+    stored,
+    take_until,
+)
 
 SLOWLY = [
     {"thinking": {"content": "I think, ä 中 🙂.", "delta_count": 6, "pause_ms": 20}},
@@ -95,16 +104,6 @@ async def until_heard(pair: Pair) -> None:
         watch.cancel()
 
 
-async def until(source: AsyncIterator[Any], item: str) -> list[Any]:
-    """Return what comes up to the first item of a kind."""
-    responses = []
-    async for response in source:
-        responses.append(response)
-        if response.WhichOneof("item") == item:
-            return responses
-    raise AssertionError(f"ended before {item}: {items(responses)}")
-
-
 async def test_watcher_elsewhere_sees_the_turn_as_the_sender_does(pair: Pair) -> None:
     talk = await Talk(pair.one).begin(SLOWLY)
     watch = Talk(pair.two).watch(include_deltas=True)
@@ -112,7 +111,7 @@ async def test_watcher_elsewhere_sees_the_turn_as_the_sender_does(pair: Pair) ->
     assert items([await anext(source)]) == ["caught_up"]
     async with asyncio.timeout(30):
         sending = asyncio.create_task(talk.send())
-        responses = await until(source, "turn_end")
+        responses = await take_until(source, "turn_end")
         sent = await sending
     watch.cancel()
     assert stored(responses) == stored(sent)
@@ -126,7 +125,7 @@ async def test_watcher_elsewhere_sees_the_turn_as_the_sender_does(pair: Pair) ->
 async def test_sender_elsewhere_joins_the_turn_with_its_texts(pair: Pair) -> None:
     talk = await Talk(pair.one).begin(SLOWLY)
     source = aiter(talk.stream("A", request_id="r"))
-    await until(source, "delta")
+    await take_until(source, "delta")
     async with asyncio.timeout(30):
         joined = await Talk(pair.two).send("A", request_id="r")
     check_turn(joined)
@@ -145,7 +144,7 @@ async def test_reader_that_comes_in_the_middle_gets_the_open_text_from_its_start
         await anext(source)
     async with asyncio.timeout(30):
         watch = Talk(pair.two).watch(include_deltas=True)
-        responses = await until(aiter(watch), "turn_end")
+        responses = await take_until(aiter(watch), "turn_end")
     watch.cancel()
     assert items(responses)[:3] == ["event", "caught_up", "delta"]
     texts = joined_deltas(responses)
@@ -167,14 +166,14 @@ async def test_texts_of_an_owner_that_stops_are_void(url: str, tmp_path: Path) -
         await until_heard(Pair(one, two))
         talk = await Talk(one).begin(script)
         source = aiter(talk.stream("A", request_id="r"))
-        await until(source, "delta")
+        await take_until(source, "delta")
         watch = Talk(two).watch(include_deltas=True)
         watching = aiter(watch)
-        await until(watching, "delta")
+        await take_until(watching, "delta")
         await Talk(two).set_model(model([{"agent_output": {"content": "Another answer."}}]))
         await one.server.stop()
         async with asyncio.timeout(30):
-            responses = await until(watching, "turn_end")
+            responses = await take_until(watching, "turn_end")
         watch.cancel()
         (answer,) = stored(responses)
         assert answer.agent_output.content == "Another answer."
@@ -201,9 +200,9 @@ async def test_texts_of_a_turn_that_waited_where_nobody_watches(
     watch = Talk(pair.two).watch(include_deltas=True)
     source = aiter(watch)
     async with asyncio.timeout(30):
-        await until(source, "caught_up")
+        await take_until(source, "caught_up")
         begun.set()
-        shown = await until(source, "delta")
+        shown = await take_until(source, "delta")
     assert shown[-1].delta.text == "Hel"
     watch.cancel()
 
@@ -225,9 +224,9 @@ async def test_turn_elsewhere_that_ends_without_an_event(
     watch = Talk(pair.two).watch(include_deltas=True)
     source = aiter(watch)
     async with asyncio.timeout(30):
-        await until(source, "caught_up")
+        await take_until(source, "caught_up")
         watched.set()
-        turn = (await until(source, "turn_end"))[-1].turn_end.turn
+        turn = (await take_until(source, "turn_end"))[-1].turn_end.turn
     assert turn.status == turn_pb2.TURN_STATUS_FAILED
     watch.cancel()
 
@@ -236,7 +235,7 @@ async def test_interrupt_elsewhere_keeps_what_was_shown(pair: Pair) -> None:
     script = [{"agent_output": {"content": "abcdefgh" * 40, "delta_count": 320, "pause_ms": 100}}]
     talk = await Talk(pair.one).begin(script)
     source = aiter(talk.stream("A"))
-    shown = (await until(source, "delta"))[-1].delta
+    shown = (await take_until(source, "delta"))[-1].delta
     request = event_service_pb2.SendEventRequest(
         interrupt=event_service_pb2.Interrupt(), request_id="stop", **talk.keys
     )
@@ -247,7 +246,7 @@ async def test_interrupt_elsewhere_keeps_what_was_shown(pair: Pair) -> None:
         assert items(responses) == ["event", "turn_end"]
         assert responses[0].event.HasField("session_interrupted")
         assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_INTERRUPTED
-    rest = await until(source, "turn_end")
+    rest = await take_until(source, "turn_end")
     (partial,) = [e for e in stored(rest) if e.HasField("agent_output")]
     assert partial.id == shown.event_id
     assert partial.agent_output.partial
@@ -268,7 +267,7 @@ async def test_interrupt_of_an_owner_that_does_not_answer_is_by_force(
         ended = await Talk(pair.two).release(turn_id)
         assert ended.status == turn_pb2.TURN_STATUS_INTERRUPTED
         # Its owner hears of it, and works no more.
-        assert (await until(source, "turn_end"))[-1].turn_end.turn == ended
+        assert (await take_until(source, "turn_end"))[-1].turn_end.turn == ended
 
 
 async def test_queued_input_elsewhere_starts_at_once(pair: Pair) -> None:
@@ -280,7 +279,7 @@ async def test_queued_input_elsewhere_starts_at_once(pair: Pair) -> None:
     assert items([queued]) == ["queued"]
     async with asyncio.timeout(30):
         await talk.release(turn_id)
-        responses = await until(source, "turn_end")
+        responses = await take_until(source, "turn_end")
     check_turn([queued, *responses])
     assert stored(responses)[0].HasField("input_message")
     holding.cancel()
@@ -400,7 +399,7 @@ async def test_wake_ups_that_are_lost_or_repeated(
             assert time.monotonic() - started < floor_s + 5
             count = places[-1]
         sent = await talk.send()
-        responses = await until(sources[1], "turn_end")
+        responses = await take_until(sources[1], "turn_end")
         assert stored(responses) == stored(sent)
         assert joined_deltas(responses).keys() <= {event.id for event in stored(sent)}
         assert [e.sequence for e in stored(responses)] == [count + 1, count + 2, count + 3]

@@ -266,3 +266,13 @@ async def take(stream: AsyncIterator[Any], count: int) -> list[Any]:
     """Return the next `count` messages of a stream."""
     source = aiter(stream)
     return [await anext(source) for _ in range(count)]
+
+
+async def take_until(source: AsyncIterator[Any], item: str) -> list[Any]:
+    """Return what comes up to the first item, or event, of a kind; an AssertionError for none."""
+    seen = []
+    async for response in source:
+        seen.append(response)
+        if item in {response.WhichOneof("item"), response.event.WhichOneof("payload")}:
+            return seen
+    raise AssertionError(f"ended before {item}: {items(seen)}")

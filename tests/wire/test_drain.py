@@ -145,7 +145,7 @@ async def test_drain_wakes_what_waits_and_keeps_its_deadline() -> None:
         await drain.unless_started(lambda: anext(empty()))
     with pytest.raises(TimeoutError):
         await drain.unless_started(fails)
-    waiting = asyncio.ensure_future(drain.unless_started(lambda: asyncio.sleep(3600)))
+    waiting = asyncio.ensure_future(drain.unless_started(asyncio.Event().wait))
     await asyncio.sleep(0)
     drain.begin(5)
     drain.begin(500)

@@ -73,7 +73,7 @@ class Kinds:
             case "hang":
                 self.parked.set()
                 try:
-                    await asyncio.sleep(3600)
+                    await asyncio.Event().wait()
                 finally:
                     self.ended.append("hang")
         return Message(agent_key=key)
@@ -320,7 +320,7 @@ async def test_draining_server_refuses_new_calls(bench: Bench, kind: str) -> Non
 async def test_drain_ends_a_stream_of_requests(bench: Bench, kind: str) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield request("ok")
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
 
     call = getattr(bench.channel, kind)(f"/{SERVICE}/{kind}")(endless())
     while not bench.drain._waits:  # noqa: ASYNC110 - nobody says when a call waits

@@ -19,6 +19,7 @@ from tests.support.talk import (
     message,
     model,
     stored,
+    take_until,
 )
 
 STEER = event_service_pb2.WHEN_BUSY_STEER
@@ -29,16 +30,6 @@ SLOW_TEXT = {"agent_output": {"deltas": ["half an ", "answer"], "pause_ms": 4_00
 
 async def rest_of(stream: Any) -> list[event_service_pb2.SendEventResponse]:
     return [response async for response in stream]
-
-
-async def until(stream: Any, kind: str) -> list[event_service_pb2.SendEventResponse]:
-    """Return what comes up to the first item, or the first event, of a kind."""
-    responses = []
-    async for response in stream:
-        responses.append(response)
-        if kind in {response.WhichOneof("item"), response.event.WhichOneof("payload")}:
-            return responses
-    raise AssertionError(f"the stream ended without {kind}")
 
 
 def interrupt(talk: Talk, turn_id: str = "", **fields: Any) -> Any:
@@ -52,7 +43,7 @@ def interrupt(talk: Talk, turn_id: str = "", **fields: Any) -> Any:
 async def test_interrupt_ends_the_turn_and_keeps_what_was_shown(hansard: Running) -> None:
     talk = await Talk(hansard).begin([SLOW_TEXT])
     stream = talk.stream("A")
-    seen = await until(stream, "delta")
+    seen = await take_until(stream, "delta")
     answer = await rest_of(interrupt(talk))
     seen += await rest_of(stream)
     check_turn(seen)
@@ -73,7 +64,7 @@ async def test_interrupt_ends_the_turn_and_keeps_what_was_shown(hansard: Running
 async def test_interrupt_closes_open_calls(hansard: Running) -> None:
     talk = await Talk(hansard).begin([SLOW_TOOL, SLOW_TOOL])
     stream = talk.stream("A")
-    seen = await until(stream, "tool_input")
+    seen = await take_until(stream, "tool_input")
     await rest_of(interrupt(talk))
     seen += await rest_of(stream)
     check_turn(seen)
@@ -133,7 +124,7 @@ async def test_steered_input_is_part_of_the_running_turn(hansard: Running) -> No
     slow = {"tool_call": {"name": "slow", "input": {}, "output": {}, "pause_ms": 400}}
     talk = await Talk(hansard).begin([slow, {"agent_output": {"content": "done"}}])
     stream = talk.stream("A")
-    seen = await until(stream, "tool_input")
+    seen = await take_until(stream, "tool_input")
     steered = await talk.send("B", when_busy=STEER, request_id="r")
     seen += await rest_of(stream)
     check_turn(seen)
@@ -153,7 +144,7 @@ async def test_turn_with_an_unread_input_makes_another_model_call(hansard: Runni
     talk = await Talk(hansard).begin(echo="history")
     await talk.set_model(model([{"agent_output": {"deltas": ["a", "b"], "pause_ms": 300}}]))
     stream = talk.stream("first")
-    seen = await until(stream, "delta")
+    seen = await take_until(stream, "delta")
     steered = await talk.send("second", when_busy=STEER)
     seen += await rest_of(stream)
     check_turn(seen)
@@ -233,7 +224,7 @@ async def test_cancelled_while_it_waits_it_never_was_an_event(hansard: Running) 
 async def test_cancel_of_a_running_turn_answers_its_end(hansard: Running) -> None:
     talk = await Talk(hansard).begin([SLOW_TEXT])
     stream = talk.stream()
-    seen = await until(stream, "delta")
+    seen = await take_until(stream, "delta")
     ended = await talk.release(seen[0].turn_id)
     seen += await rest_of(stream)
     assert ended == seen[-1].turn_end.turn

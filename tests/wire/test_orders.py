@@ -33,7 +33,7 @@ from hansard_server.turns.engine import RunningTurn
 from tests.support.actions import answer_call, ask, begin, output
 from tests.support.invariants import check_store
 from tests.support.server import Running, make_settings, running_server
-from tests.support.talk import Talk, check_turn, content, items, stored
+from tests.support.talk import Talk, check_turn, content, items, stored, take_until
 from tests.wire.conftest import agent_request
 
 TIMEOUT_S = 30.0
@@ -73,16 +73,6 @@ class HeldNews:
         self._told = True
         for arguments in self._held:
             self._deliver(*arguments)
-
-
-async def until(source: AsyncIterator[Any], item: str) -> list[Any]:
-    """Return what comes up to the first item of a kind."""
-    seen = []
-    async for response in source:
-        seen.append(response)
-        if response.WhichOneof("item") == item:
-            return seen
-    raise AssertionError(f"ended before {item}: {items(seen)}")
 
 
 # Interrupts ---------------------------------------------------------------------------------------
@@ -145,7 +135,7 @@ async def test_interrupt_of_a_turn_that_was_about_to_end_and_goes_on(
     news = HeldNews(monkeypatch, FinishTurn)
     async with asyncio.timeout(TIMEOUT_S):
         source = aiter(talk.stream("A"))
-        seen = await until(source, "delta")
+        seen = await take_until(source, "delta")
         await talk.send("B", when_busy=STEER, detach=True)
         steered.set()
         # It has not ended since it has not read that; the interrupt comes before it hears so.
@@ -184,7 +174,7 @@ async def test_turn_that_comes_back_before_the_news_that_it_waits(
         (turn,) = await talk.turns()
         (call,) = turn.pending_calls
         source = aiter(answer_call(talk, output(call.tool_call_id)))
-        seen = await until(source, "delta")
+        seen = await take_until(source, "delta")
         # Only now does it hear that the turn, which it runs again, has begun to wait.
         news.tell()
         assert (await talk.release(turn.id)).status == INTERRUPTED
@@ -219,15 +209,15 @@ async def test_turn_that_was_adopted_before_the_news_that_it_starts(
     async with asyncio.timeout(TIMEOUT_S):
         first = await talk.send("A", detach=True)
         source = aiter(talk.stream("B", request_id="r"))
-        seen = await until(source, "queued")
+        seen = await take_until(source, "queued")
         news = HeldNews(monkeypatch, FinishTurn)
         releasing = asyncio.create_task(talk.release(first[0].turn_id))
         await news.until_held()
         joined = talk.stream("B", request_id="r")
-        await until(aiter(joined), "delta")
+        await take_until(aiter(joined), "delta")
         news.tell()
         await releasing
-        seen += await until(source, "delta")
+        seen += await take_until(source, "delta")
         assert (await talk.release(seen[0].turn_id)).status == INTERRUPTED
         seen += [response async for response in source]
     joined.cancel()
@@ -257,7 +247,7 @@ async def test_interrupt_while_a_step_that_fails_is_on_its_way(
     talk = await Talk(hansard).begin([{"thinking": {"content": "Hm"}}, {"pause_ms": 60_000}])
     async with asyncio.timeout(TIMEOUT_S):
         source = aiter(talk.stream())
-        seen = await until(source, "delta")
+        seen = await take_until(source, "delta")
         await begun.wait()
         assert (await talk.release(seen[0].turn_id)).status == INTERRUPTED
         seen += [response async for response in source]
@@ -312,10 +302,10 @@ async def test_end_of_a_turn_that_somebody_asks_for_again_is_not_told_again(
     watch = talk.watch(include_deltas=True)
     source = aiter(watch)
     async with asyncio.timeout(TIMEOUT_S):
-        await until(source, "caught_up")
+        await take_until(source, "caught_up")
         assert stored(await talk.send("A", request_id="r")) == stored(first)
         second = await talk.send("B")
-        seen = await until(source, "turn_end")
+        seen = await take_until(source, "turn_end")
     watch.cancel()
     assert stored(seen) == stored(second)
     assert seen[-1].turn_end == second[-1].turn_end
@@ -423,9 +413,9 @@ async def test_end_of_a_turn_whose_last_commit_was_not_heard_of_comes_after_its_
     watch = talk.watch(include_deltas=True)
     source = aiter(watch)
     async with asyncio.timeout(TIMEOUT_S):
-        await until(source, "caught_up")
+        await take_until(source, "caught_up")
         responses = await talk.send()
-        seen = await until(source, "turn_end")
+        seen = await take_until(source, "turn_end")
     watch.cancel()
     check_turn(responses)
     assert responses[-1].turn_end.turn.status == turn_pb2.TURN_STATUS_FAILED

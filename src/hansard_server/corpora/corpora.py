@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict
@@ -26,7 +27,7 @@ from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import Claim
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import CreationScan, Position, ReadTx, Store, WriteTx
-from hansard_server.resources.fingerprints import claim_of, first_answer
+from hansard_server.resources.fingerprints import answer_once, claim_of, first_answer
 from hansard_server.resources.listing import ROW_OVERHEAD_BYTES
 from hansard_server.resources.metadata import check_struct
 from hansard_server.resources.paging import (
@@ -72,24 +73,13 @@ class Corpora:
         claim = claim_of(request.request_id, request)
         uid, now = keys.make_uid(), self._clock()
 
-        def decide(tx: WriteTx) -> CorpusRecord:
-            first = _first_corpus(tx, tenant, claim)
-            if first is not None:
-                return first
+        def make(tx: WriteTx) -> CorpusRecord:
             if fault is not None:
                 raise fault
-            try:
-                key = _free_key(tx, tenant, request)
-            except CorpusAlreadyExists:
-                # By the same request perhaps, after it was looked for.
-                first = _first_corpus(tx, tenant, claim)
-                if first is None:
-                    raise
-                return first
             corpus = CorpusRecord(
                 tenant=tenant,
                 uid=uid,
-                key=key,
+                key=_free_key(tx, tenant, request),
                 name=request.name,
                 description=request.description,
                 metadata=request.metadata.SerializeToString(deterministic=True),
@@ -100,7 +90,11 @@ class Corpora:
             tx.insert_corpus(corpus, claim)
             return corpus
 
-        return await self._store.write(decide)
+        return await self._store.write(
+            lambda tx: answer_once(
+                partial(_first_corpus, tx, tenant, claim), partial(make, tx), CorpusAlreadyExists
+            )
+        )
 
     async def get(self, tenant: str, corpus_key: str) -> CorpusRecord:
         """Return the corpus. Raises CorpusNotFound."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from hansard.v1 import agent_pb2, agent_service_pb2
@@ -22,7 +23,7 @@ from hansard_server.domain.limits import Limits
 from hansard_server.domain.records import AgentRecord, Claim
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.resources.agent_views import as_seen, scan_visible
-from hansard_server.resources.fingerprints import claim_of, first_answer
+from hansard_server.resources.fingerprints import answer_once, claim_of, first_answer
 from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists
 from hansard_server.resources.masks import read_mask
 from hansard_server.resources.metadata import check_struct
@@ -98,25 +99,13 @@ class Agents:
         uid, etag = keys.make_uid(), keys.make_etag()
         stored = _pack(agent)
 
-        def decide(tx: WriteTx) -> AgentRecord:
-            # The repeat of a success is a success, whatever has changed since.
-            first = _first_agent(tx, tenant, claim)
-            if first is not None:
-                return first
+        def make(tx: WriteTx) -> AgentRecord:
             if fault is not None:
                 raise fault
-            try:
-                key = _free_key(tx, tenant, request)
-            except AgentAlreadyExists:
-                # By the same request perhaps, after it was looked for.
-                first = _first_agent(tx, tenant, claim)
-                if first is None:
-                    raise
-                return first
             record = AgentRecord(
                 tenant=tenant,
                 uid=uid,
-                key=key,
+                key=_free_key(tx, tenant, request),
                 name=agent.name,
                 description=agent.description,
                 configuration=stored,
@@ -129,7 +118,12 @@ class Agents:
             tx.insert_agent(record, claim)
             return record
 
-        return await self._store.write(decide)
+        # The repeat of a success is a success, whatever has changed since.
+        return await self._store.write(
+            lambda tx: answer_once(
+                partial(_first_agent, tx, tenant, claim), partial(make, tx), AgentAlreadyExists
+            )
+        )
 
     async def get(self, caller: Caller, request: agent_service_pb2.GetAgentRequest) -> AgentRecord:
         """Return the agent as the caller sees it. Raises AgentNotFound."""

@@ -1,13 +1,14 @@
-"""What a request stands for, in 32 bytes."""
+"""What a request stands for, in 32 bytes, and that it is done once."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from hansard_server.domain.errors import RequestIdReused
+from hansard_server.domain.errors import DomainError, RequestIdReused
 from hansard_server.domain.records import Claim, Claimed
 
 T = TypeVar("T")
@@ -42,3 +43,21 @@ def first_answer(claimed: Claimed[T] | None, claim: Claim) -> T | None:
     if claimed.fingerprint != claim.fingerprint:
         raise RequestIdReused("the request_id was used for a request with another content")
     return claimed.first_answer
+
+
+def answer_once(find: Callable[[], T | None], make: Callable[[], T], taken: type[DomainError]) -> T:
+    """Return what `find` finds of an earlier run of the request, else what `make` makes.
+
+    Where that is `taken`, the same request may have made it after it was looked for: a transaction
+    sees what others commit meanwhile. Raises what `make` raises.
+    """
+    first = find()
+    if first is not None:
+        return first
+    try:
+        return make()
+    except taken:
+        first = find()
+        if first is None:
+            raise
+        return first

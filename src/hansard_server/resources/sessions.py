@@ -21,7 +21,7 @@ from hansard_server.domain.records import Claim, SessionHead, SessionRecord, Ses
 from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import ReadTx, Store, WriteTx
 from hansard_server.repository.commands import SessionName
-from hansard_server.resources.fingerprints import claim_of, first_answer
+from hansard_server.resources.fingerprints import answer_once, claim_of, first_answer
 from hansard_server.resources.listing import ROW_OVERHEAD_BYTES, CreationLists, Fetch
 from hansard_server.resources.masks import read_mask
 from hansard_server.resources.metadata import check_struct
@@ -212,20 +212,18 @@ def _admit(
     tx: WriteTx, *, draft: SessionRecord, claim: Claim | None, fault: DomainError | None
 ) -> Admitted:
     agent_uid = tx.get_agent(draft.tenant, draft.agent_key).uid
-    first = _first_session(tx, draft.tenant, agent_uid, claim)
-    if first is not None:
-        return Admitted(first, claimed=True)
-    if fault is not None:
-        raise fault
-    try:
-        key = _free_key(tx, draft)
-    except SessionAlreadyExists:
-        # By the same request perhaps, after it was looked for.
+
+    def find() -> Admitted | None:
         first = _first_session(tx, draft.tenant, agent_uid, claim)
-        if first is None:
-            raise
-        return Admitted(first, claimed=True)
-    return Admitted(replace(draft, agent_uid=agent_uid, key=key), claimed=False)
+        return None if first is None else Admitted(first, claimed=True)
+
+    def make() -> Admitted:
+        if fault is not None:
+            raise fault
+        record = replace(draft, agent_uid=agent_uid, key=_free_key(tx, draft))
+        return Admitted(record, claimed=False)
+
+    return answer_once(find, make, SessionAlreadyExists)
 
 
 def _first_session(

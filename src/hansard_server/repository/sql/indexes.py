@@ -6,6 +6,8 @@ an index has a condition for, and a server needs one of them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import DDL, Index, event, text
 
 from hansard_server.repository.sql.passage_index import POSTGRESQL_DDL, SQLITE_DDL
@@ -28,35 +30,37 @@ from hansard_server.repository.sql.tables import (
 
 __all__ = ["metadata"]
 
+
+def _where(condition: str) -> dict[str, Any]:
+    """Return what has an index hold only the rows of a condition, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 Index(
     "agents_by_key",
     agents.c.tenant,
     agents.c.key,
     unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "agents_by_creation",
     agents.c.tenant,
     agents.c.created_at,
     agents.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "agents_by_claim",
     agents.c.tenant,
     agents.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 Index(
     "agents_deleted",
     agents.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
+    **_where("deleted_at IS NOT NULL"),
 )
 
 Index(
@@ -65,8 +69,7 @@ Index(
     sessions.c.agent_uid,
     sessions.c.key,
     unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "sessions_by_creation",
@@ -74,8 +77,7 @@ Index(
     sessions.c.agent_uid,
     sessions.c.created_at,
     sessions.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "sessions_by_claim",
@@ -83,21 +85,18 @@ Index(
     sessions.c.agent_uid,
     sessions.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 Index(
     "sessions_deleted",
     sessions.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
+    **_where("deleted_at IS NOT NULL"),
 )
 
 Index(
     "session_heads_expiring",
     session_heads.c.expire_at,
-    sqlite_where=text("expire_at IS NOT NULL"),
-    postgresql_where=text("expire_at IS NOT NULL"),
+    **_where("expire_at IS NOT NULL"),
 )
 
 Index("events_by_id", events.c.tenant, events.c.session_uid, events.c.id, unique=True)
@@ -108,16 +107,14 @@ Index(
     events.c.tool_call_id,
     events.c.type,
     unique=True,
-    sqlite_where=text("tool_call_id IS NOT NULL"),
-    postgresql_where=text("tool_call_id IS NOT NULL"),
+    **_where("tool_call_id IS NOT NULL"),
 )
 Index(
     "events_altered",
     events.c.tenant,
     events.c.session_uid,
     events.c.alteration,
-    sqlite_where=text("alteration IS NOT NULL"),
-    postgresql_where=text("alteration IS NOT NULL"),
+    **_where("alteration IS NOT NULL"),
 )
 
 Index("turns_by_number", turns.c.tenant, turns.c.session_uid, turns.c.number, unique=True)
@@ -126,20 +123,17 @@ Index(
     turns.c.tenant,
     turns.c.session_uid,
     turns.c.number,
-    sqlite_where=text("status = 1"),
-    postgresql_where=text("status = 1"),
+    **_where("status = 1"),
 )
 Index(
     "turns_running",
     turns.c.lease_until,
-    sqlite_where=text("status = 2"),
-    postgresql_where=text("status = 2"),
+    **_where("status = 2"),
 )
 Index(
     "turns_pending",
     turns.c.pending_until,
-    sqlite_where=text("status = 3"),
-    postgresql_where=text("status = 3"),
+    **_where("status = 3"),
 )
 
 Index(
@@ -152,8 +146,7 @@ Index(
 Index(
     "artifacts_expiring",
     artifacts.c.expire_at,
-    sqlite_where=text("expire_at IS NOT NULL"),
-    postgresql_where=text("expire_at IS NOT NULL"),
+    **_where("expire_at IS NOT NULL"),
 )
 Index("artifacts_by_blob", artifacts.c.tenant, artifacts.c.blob_key)
 
@@ -167,8 +160,7 @@ Index(
     api_keys.c.tenant,
     api_keys.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 
 Index("roles_by_agent", roles.c.tenant, roles.c.agent_uid)
@@ -179,8 +171,7 @@ Index(
     forks.c.agent_uid,
     forks.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 Index("forks_alive", forks.c.alive_until)
 
@@ -189,31 +180,27 @@ Index(
     corpora.c.tenant,
     corpora.c.key,
     unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "corpora_by_creation",
     corpora.c.tenant,
     corpora.c.created_at,
     corpora.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "corpora_by_claim",
     corpora.c.tenant,
     corpora.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 Index(
     "corpora_deleted",
     corpora.c.purged,
     corpora.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
+    **_where("deleted_at IS NOT NULL"),
 )
 
 Index(
@@ -222,8 +209,7 @@ Index(
     documents.c.corpus_uid,
     documents.c.id,
     unique=True,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "documents_by_update",
@@ -231,8 +217,7 @@ Index(
     documents.c.corpus_uid,
     documents.c.updated_at,
     documents.c.uid,
-    sqlite_where=text("deleted_at IS NULL"),
-    postgresql_where=text("deleted_at IS NULL"),
+    **_where("deleted_at IS NULL"),
 )
 Index(
     "documents_by_claim",
@@ -240,15 +225,13 @@ Index(
     documents.c.corpus_uid,
     documents.c.request_id,
     unique=True,
-    sqlite_where=text("request_id IS NOT NULL"),
-    postgresql_where=text("request_id IS NOT NULL"),
+    **_where("request_id IS NOT NULL"),
 )
 Index(
     "documents_deleted",
     documents.c.purged,
     documents.c.deleted_at,
-    sqlite_where=text("deleted_at IS NOT NULL"),
-    postgresql_where=text("deleted_at IS NOT NULL"),
+    **_where("deleted_at IS NOT NULL"),
 )
 
 Index(
