@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from hansard_server.domain.clock import now_us
 from hansard_server.repository.sql import writer as module
 from hansard_server.repository.sql.engine import writing
 from hansard_server.repository.sql.jobs import Done, Job
-from hansard_server.repository.sql.writer import Writer
+from hansard_server.repository.sql.writer import Writer, run_jobs
 
 CROWD = 64
 
@@ -25,7 +26,7 @@ class Bench:
         self.waits_s: list[float] = []
         self._arrivals = list(arrivals)
         self._batches: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.writer = Writer(writing(engine), now_us, self._publish)
+        self.writer = Writer(writing(engine), partial(run_jobs, clock=now_us), self._publish)
         self.writer.crowd = crowd
 
     def sleep(self, seconds: float) -> None:

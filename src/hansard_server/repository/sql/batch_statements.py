@@ -59,7 +59,7 @@ HEADS = lock_for_update(UNLOCKED_HEADS, of=_heads)
 HEADS_SKIPPING = lock_for_update(
     UNLOCKED_HEADS.add_columns(database_now_us().label("now_us")), of=_heads, skip_locked=True
 )
-NOW = select(database_now_us())
+NOW = select(database_now_us().label("now_us"))
 CLAIMS = select_by_keys(
     *_claims.c,
     source=_claims,

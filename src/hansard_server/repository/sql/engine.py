@@ -97,6 +97,14 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(**{BEGIN_OPTION: "IMMEDIATE"})
 
 
+def committing(engine: Engine) -> Engine:
+    """Return the engine for whoever says BEGIN and COMMIT himself; its connections do not.
+
+    They roll back what was left open, when they are closed.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def lock_for_update(
     select: SelectT, *, of: FromClause | None = None, skip_locked: bool = False
 ) -> SelectT:

@@ -33,7 +33,7 @@ _STATEMENTS_MAX = 1_000
 
 def rows(connection: Connection, statement: _Compilable, values: Values) -> Sequence[Any]:
     """Return all rows of a select, columns by name as attributes. Raises DBAPIError."""
-    prepared = _prepared(connection, statement, values)
+    prepared = find_prepared(connection, statement, values)
     if prepared is None:
         return connection.execute(statement, values).all()
     return prepared.rows(connection, values)
@@ -43,7 +43,7 @@ def tuples(
     connection: Connection, statement: _Compilable, values: Values
 ) -> Sequence[tuple[Any, ...]]:
     """Return all rows of a select as the driver makes them, columns by place. Raises DBAPIError."""
-    prepared = _prepared(connection, statement, values)
+    prepared = find_prepared(connection, statement, values)
     if prepared is None:
         return [tuple(row) for row in connection.execute(statement, values)]
     return prepared.tuples(connection, values)
@@ -51,7 +51,7 @@ def tuples(
 
 def write(connection: Connection, statement: _Compilable, many: Sequence[Values]) -> None:
     """Run an insert or update once for each of the values, at least one. Raises DBAPIError."""
-    prepared = _prepared(connection, statement, many[0])
+    prepared = find_prepared(connection, statement, many[0])
     if prepared is None:
         connection.execute(statement, list(many))
     else:
@@ -61,11 +61,23 @@ def write(connection: Connection, statement: _Compilable, many: Sequence[Values]
 def begin(connection: Connection, how: str) -> None:
     """Begin a transaction of SQLite. Raises DBAPIError."""
     try:
-        _driver(connection).execute(f"BEGIN {how}")
+        driver_of(connection).execute(f"BEGIN {how}")
     except sqlite3.Error as error:
         raise DBAPIError.instance(
             "BEGIN", None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect
         ) from error
+
+
+def wrapped(connection: Connection, error: Exception, text: str | None) -> Exception:
+    """Return the driver's error as SQLAlchemy's."""
+    dialect = connection.dialect
+    if dialect.is_disconnect(error, driver_of(connection), None):  # type: ignore[arg-type]
+        # It knows what to do about the pool when it meets the broken connection itself.
+        connection.exec_driver_sql("SELECT 1")
+    dbapi_error: Any = dialect.loaded_dbapi.Error
+    return DBAPIError.instance(
+        text, None, error, dbapi_error, hide_parameters=True, dialect=dialect
+    )
 
 
 class Prepared:
@@ -115,28 +127,54 @@ class Prepared:
         cursor = self._cursor(connection)
         try:
             cursor.execute(self._text, self._parameters(values))
-            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return self._fetched(cursor)
         except self._dialect.loaded_dbapi.Error as error:
-            raise self._wrapped(connection, error) from error
+            raise wrapped(connection, error, self._text) from error
         finally:
             cursor.close()
-        if not self._columns:
-            return found
-        return [self._converted(row) for row in found]
+
+    def send(self, connection: Connection, values: Values) -> Callable[[], list[Any]]:
+        """Run it in the driver's pipeline; return what gives all rows after the pipeline's end.
+
+        Raises the driver's errors.
+        """
+        cursor = self._cursor(connection)
+        cursor.execute(self._text, self._parameters(values))
+        return lambda: [self._row(row) for row in self._fetched(cursor)]
+
+    def send_many(self, connection: Connection, many: Sequence[Values]) -> None:
+        """Run it for each of the values in the driver's pipeline. Raises the driver's errors."""
+        driver = driver_of(connection)
+        for text, parameters in self._texts(many):
+            driver.cursor().execute(text, parameters)
 
     def write(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values. Raises DBAPIError."""
-        cursor = _driver(connection).cursor()
+        cursor = driver_of(connection).cursor()
         try:
-            if self._many is None or len(many) == 1:
+            if self._many is None:
                 cursor.executemany(self._text, [self._parameters(values) for values in many])
             else:
-                for text, parameters in self._many.parts([self._complete(v) for v in many]):
+                for text, parameters in self._texts(many):
                     cursor.execute(text, parameters)
         except self._dialect.loaded_dbapi.Error as error:
-            raise self._wrapped(connection, error) from error
+            raise wrapped(connection, error, self._text) from error
         finally:
             cursor.close()
+
+    def _texts(self, many: Sequence[Values]) -> Iterator[tuple[str, Any]]:
+        """Yield what writes the values, with its parameters: one statement, or several."""
+        if self._many is None or len(many) == 1:
+            for values in many:
+                yield self._text, self._parameters(values)
+        else:
+            yield from self._many.parts([self._complete(values) for values in many])
+
+    def _fetched(self, cursor: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        if not self._columns:
+            return found
+        return [self._converted(row) for row in found]
 
     def _parameters(self, values: Values) -> Any:
         values = self._complete(values)
@@ -152,7 +190,7 @@ class Prepared:
         return values
 
     def _cursor(self, connection: Connection) -> Any:
-        driver = _driver(connection)
+        driver = driver_of(connection)
         # As text, bytes would come with two characters each.
         return driver.cursor(binary=True) if self._postgresql else driver.cursor()
 
@@ -161,16 +199,6 @@ class Prepared:
         for index, convert in self._columns:
             converted[index] = convert(converted[index])
         return tuple(converted)
-
-    def _wrapped(self, connection: Connection, error: Exception) -> Exception:
-        """Return the driver's error as SQLAlchemy's."""
-        if self._dialect.is_disconnect(error, _driver(connection), None):  # type: ignore[arg-type]
-            # It knows what to do about the pool when it meets the broken connection itself.
-            connection.exec_driver_sql("SELECT 1")
-        dbapi_error: Any = self._dialect.loaded_dbapi.Error
-        return DBAPIError.instance(
-            self._text, None, error, dbapi_error, hide_parameters=True, dialect=self._dialect
-        )
 
 
 class _ManyRows:
@@ -230,7 +258,9 @@ _UPDATE = re.compile(r"(UPDATE \w+) SET (.*?) WHERE (.*)", re.DOTALL)
 _known: dict[tuple[str, Executable], Prepared | None] = {}
 
 
-def _prepared(connection: Connection, statement: _Compilable, values: Values) -> Prepared | None:
+def find_prepared(
+    connection: Connection, statement: _Compilable, values: Values
+) -> Prepared | None:
     """Return the prepared statement; None when it is to be run by the connection."""
     if not connection.in_transaction() or connection.dispatch.before_cursor_execute:
         return None
@@ -254,7 +284,8 @@ def _prepared(connection: Connection, statement: _Compilable, values: Values) ->
     return made
 
 
-def _driver(connection: Connection) -> Any:
+def driver_of(connection: Connection) -> Any:
+    """Return the driver's own connection."""
     return connection.connection.dbapi_connection
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine
@@ -17,12 +18,18 @@ from hansard_server.domain.errors import EventAlreadyExists, StoreUnavailable
 from hansard_server.repository.api import Change, ReadTx, WriteTx
 from hansard_server.repository.commands import Command, OwnedCommand
 from hansard_server.repository.sql.batch import Skipped
-from hansard_server.repository.sql.engine import EngineOptions, make_engine, reading, writing
+from hansard_server.repository.sql.engine import (
+    EngineOptions,
+    committing,
+    make_engine,
+    reading,
+    writing,
+)
 from hansard_server.repository.sql.jobs import Done, Job, Waits
 from hansard_server.repository.sql.migrations import check_schema
 from hansard_server.repository.sql.probe import probe_write
 from hansard_server.repository.sql.readers import ReaderPool
-from hansard_server.repository.sql.writer import Writer, run_jobs
+from hansard_server.repository.sql.writer import CommandRuns, Writer, run_jobs
 
 T = TypeVar("T")
 
@@ -67,11 +74,11 @@ class SqlStore:
         # Nothing else may keep it from saying whether the database answers.
         self._checker = ThreadPoolExecutor(1, "hansard-check")
         self._write_engine = writing(engine)
-        self._writer = Writer(
-            self._write_engine,
-            clock,
-            self._publish,
-            skip_locked=not self._sqlite,
+        self._run = partial(run_jobs, clock=clock)
+        self._writer = (
+            Writer(self._write_engine, self._run, self._publish)
+            if self._sqlite
+            else Writer(committing(engine), CommandRuns(clock), self._publish)
         )
 
     @classmethod
@@ -182,7 +189,7 @@ class SqlStore:
         for attempt in range(1, _DECISION_TRIES + 1):
             try:
                 with self._write_engine.begin() as connection:
-                    written, changes = run_jobs(connection, self._clock, [job], skip_locked=False)
+                    written, changes = self._run(connection, [job])
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
                 if attempt < _DECISION_TRIES and _was_conflict(error):
                     continue

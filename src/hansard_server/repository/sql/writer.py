@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from hansard_server.domain.clock import Clock
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
-from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.batch import Batch, Guesses
 from hansard_server.repository.sql.jobs import Done, Job, Publish
 from hansard_server.repository.sql.writes import SqlWriteTx
 
@@ -26,6 +26,8 @@ _CROWD = 16
 """Of fewer calls none waits for the others."""
 
 Decision = Callable[[SqlWriteTx], Any]
+Run = Callable[[Connection, Sequence[Job]], tuple[list[Done], list[Change]]]
+"""Runs jobs in order in one transaction; `run_jobs` and CommandRuns are such."""
 
 
 class Writer:
@@ -38,20 +40,12 @@ class Writer:
         crowd: tells, in any thread, how many calls run or are about to.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        clock: Clock,
-        publish: Publish,
-        *,
-        skip_locked: bool = False,
-    ) -> None:
-        """Start the thread; `skip_locked` as in Batch."""
+    def __init__(self, engine: Engine, run: Run, publish: Publish) -> None:
+        """Start the thread, which runs jobs by `run` on connections of the engine."""
         self.crowd: Callable[[], int] = lambda: 0
         self._engine = engine
-        self._clock = clock
+        self._run_jobs = run
         self._publish = publish
-        self._skip_locked = skip_locked
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="hansard-writer", daemon=True)
         self._thread.start()
@@ -122,9 +116,7 @@ class Writer:
     def _write_together(self, connection: Connection, jobs: Sequence[Job]) -> None:
         with connection.begin():
             hit("write.begun")
-            written, changes = run_jobs(
-                connection, self._clock, jobs, skip_locked=self._skip_locked
-            )
+            written, changes = self._run_jobs(connection, jobs)
         hit("write.committed")
         self._publish(written, changes)
 
@@ -132,9 +124,7 @@ class Writer:
         for job in jobs:
             try:
                 with self._engine.begin() as connection:
-                    written, changes = run_jobs(
-                        connection, self._clock, [job], skip_locked=self._skip_locked
-                    )
+                    written, changes = self._run_jobs(connection, [job])
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
                 self._publish([Done(job, error)], ())
             else:
@@ -142,7 +132,7 @@ class Writer:
 
 
 def run_jobs(
-    connection: Connection, clock: Clock, jobs: Sequence[Job], *, skip_locked: bool
+    connection: Connection, jobs: Sequence[Job], *, clock: Clock
 ) -> tuple[list[Done], list[Change]]:
     """Run jobs in order in the connection's transaction; return outcomes and changes.
 
@@ -154,7 +144,7 @@ def run_jobs(
 
     def run_commands() -> None:
         if commands:
-            batch = Batch(connection, clock, skip_locked=skip_locked)
+            batch = Batch(connection, clock)
             outcomes = batch.run([job.work for job in commands])  # type: ignore[misc]
             written.extend(map(Done, commands, outcomes))
             changes.extend(batch.changes)
@@ -170,6 +160,30 @@ def run_jobs(
         changes.extend(made)
     run_commands()
     return written, changes
+
+
+class CommandRuns:
+    """Runs commands as one Batch that is the whole transaction.
+
+    The connection is one of an engine that leaves transactions alone, see `committing`.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Know no session yet."""
+        self._clock = clock
+        self._guesses = Guesses()
+
+    def __call__(
+        self, connection: Connection, jobs: Sequence[Job]
+    ) -> tuple[list[Done], list[Change]]:
+        """Run the jobs, and commit; return outcomes and changes.
+
+        Sessions that are locked elsewhere are skipped. Raises database errors; what was begun is to
+        be rolled back then.
+        """
+        batch = Batch(connection, self._clock, skip_locked=True, guesses=self._guesses)
+        outcomes = batch.run([job.work for job in jobs])  # type: ignore[misc]
+        return list(map(Done, jobs, outcomes)), batch.changes
 
 
 def run_decision(connection: Connection, decide: Decision) -> tuple[object, Sequence[Change]]:

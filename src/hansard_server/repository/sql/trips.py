@@ -1,0 +1,107 @@
+"""Trips: statements that go to the database together, on PostgreSQL as one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hansard_server.repository.sql.prepared import (
+    Prepared,
+    Values,
+    driver_of,
+    find_prepared,
+    rows,
+    wrapped,
+    write,
+)
+
+_Step = tuple[str, Any, Any, "Answer | None"]
+"""What it is, the statement, its values, and where its rows go."""
+_SAY, _ASK, _TELL = "say", "ask", "tell"
+
+
+class Answer:
+    """The rows of a select, columns by name as attributes; none before the trip was made."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: Sequence[Any] = ()
+
+
+class Trip:
+    """Statements to be run one after the other; each sees what is committed when it begins.
+
+    The one that fails is the last that is run. What `rows` and `write` of `prepared` leave to
+    SQLAlchemy goes to it here as well, and then each statement is a round trip of its own.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Run them on the connection."""
+        self._connection = connection
+        self._steps: list[_Step] = []
+
+    def say(self, text: str) -> None:
+        """Add a statement without values and rows, in the database's own words."""
+        self._steps.append((_SAY, text, (), None))
+
+    def ask(self, statement: Any, values: Values) -> Answer:
+        """Add a select; its rows are in the answer after the trip."""
+        answer = Answer()
+        self._steps.append((_ASK, statement, values, answer))
+        return answer
+
+    def tell(self, statement: Any, many: Sequence[Values]) -> None:
+        """Add an insert or update for each of the values; none if there are none."""
+        if many:
+            self._steps.append((_TELL, statement, many, None))
+
+    def make(self) -> None:
+        """Run them, and forget them. Raises DBAPIError; what was begun is to be rolled back."""
+        steps, self._steps = self._steps, []
+        if len(steps) > 1 and self._connection.dialect.name == "postgresql":
+            found = [self._find(step) for step in steps]
+            if None not in found:
+                self._send(steps, found)
+                return
+        for step in steps:
+            self._run(step)
+
+    def _find(self, step: _Step) -> Prepared | str | None:
+        kind, statement, values, _ = step
+        if kind == _SAY:
+            return str(statement)
+        return find_prepared(self._connection, statement, values[0] if kind == _TELL else values)
+
+    def _run(self, step: _Step) -> None:
+        kind, statement, values, answer = step
+        if kind == _SAY:
+            self._connection.exec_driver_sql(statement)
+        elif kind == _TELL:
+            write(self._connection, statement, values)
+        elif answer is not None:
+            answer.rows = rows(self._connection, statement, values)
+
+    def _send(self, steps: Sequence[_Step], found: Sequence[Any]) -> None:
+        """Run them in psycopg's pipeline, of which one is not run when one before it failed.
+
+        Rows are fetched after its end: a fetch inside would send what there is, and wait for it.
+        """
+        connection = self._connection
+        driver = driver_of(connection)
+        fetches: list[tuple[Answer, Callable[[], list[Any]]]] = []
+        try:
+            with driver.pipeline():
+                for (_, _, values, answer), prepared in zip(steps, found, strict=True):
+                    if isinstance(prepared, str):
+                        driver.cursor().execute(prepared)
+                    elif answer is None:
+                        prepared.send_many(connection, values)
+                    else:
+                        fetches.append((answer, prepared.send(connection, values)))
+            for answer, fetch in fetches:
+                answer.rows = fetch()
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise wrapped(connection, error, None) from error
