@@ -36,10 +36,21 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def run_by() -> str:
+    """Return who runs the store's statements: SQLAlchemy, so that all are noted, or the driver."""
+    return "sqlalchemy"
+
+
+@pytest.fixture
 async def store(
-    url: str, database: str, planned_statements: Callable[[str], set[str]]
+    url: str, database: str, run_by: str, planned_statements: Callable[[str], set[str]]
 ) -> AsyncIterator[SqlStore]:
     """Give an open store on the database of `url`; what it issues has a line among the plans."""
+    if run_by == "driver":
+        store = await SqlStore.open(url)
+        yield store
+        await store.close()
+        return
     with noting(Engine) as issued:
         store = await SqlStore.open(url)
         yield store

@@ -70,6 +70,12 @@ ALL = EventScan(limit=1_000, max_bytes=1 << 30, max_rows=100_000, include_hidden
 SEED = 20261121
 
 
+@pytest.fixture(params=["sqlalchemy", "driver"])
+def run_by(request: pytest.FixtureRequest) -> str:
+    """Return who runs statements; the driver runs some of them together."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
     """Begin with one session, and check the record at the end."""
@@ -495,6 +501,21 @@ async def test_a_turn_is_sent_and_queued_and_ended_in_one_batch(
     assert isinstance(second, Accepted)
     assert (first.claimed, second.claimed) == (False, True)
     assert first.turn.id == second.turn.id == ended.next_turn.id  # type: ignore[attr-defined]
+
+
+async def test_a_session_is_made_anew_under_its_name(store: SqlStore) -> None:
+    await store.submit(append(draft(b"1")))
+    await store.write(lambda tx: tx.delete_session(TENANT, SESSION.uid, now_us()))
+    with pytest.raises(SessionNotFound):
+        await store.submit(append(draft(b"2")))
+    anew = replace(SESSION, uid="anew")
+    await store.write(lambda tx: tx.insert_session(anew, None))
+    appended = await store.submit(append(draft(b"3"), claim=claim("r")))
+    assert appended.session_uid == "anew"
+    assert [event.payload for event in await events_of(store, "anew")] == [b"3"]
+    with pytest.raises(SessionNotFound):
+        await store.submit(append(session=replace(NAME, uid=SESSION.uid)))
+    assert await store.submit(append(draft(b"4"), claim=claim("r"))) == appended
 
 
 async def test_deciding_and_commands_keep_their_order(store: SqlStore) -> None:

@@ -89,9 +89,10 @@ class Guesses:
 
     def learn(self, name: SessionName, uid: str) -> None:
         """Keep what the name means."""
-        if len(self._uids) >= self._max_names:
-            del self._uids[next(iter(self._uids))]
+        self._uids.pop(_key(name), None)
         self._uids[_key(name)] = uid
+        if len(self._uids) > self._max_names:
+            del self._uids[next(iter(self._uids))]
 
 
 @dataclass(slots=True)

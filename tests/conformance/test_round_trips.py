@@ -1,0 +1,93 @@
+"""What is durable takes two round trips to PostgreSQL: one to read under locks, one to commit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from hansard_server.repository.commands import Command, SessionName
+from hansard_server.repository.sql.store import SqlStore
+from tests.support.commands import NAME, accept, append, claim, draft, finish, step
+from tests.support.databases import Databases
+from tests.support.records import session, with_session
+from tests.support.relay import Relay, relayed
+
+
+@pytest.fixture
+def relay_and_url(databases: Databases) -> Iterator[tuple[str, Relay]]:
+    """Give a database's URL through a relay, and the relay."""
+    url = databases.migrated("postgresql")
+    if not str(make_url(url).query.get("host", "")).startswith("/"):
+        pytest.skip("the PostgreSQL server of HANSARD_TEST_POSTGRES_URL has no Unix socket")
+    # The path of a socket may have some hundred characters only.
+    with tempfile.TemporaryDirectory() as folder, relayed(url, Path(folder) / "pg") as through:
+        yield through
+    databases.drop(url)
+
+
+@pytest.fixture
+async def counted(relay_and_url: tuple[str, Relay]) -> AsyncIterator[Counted]:
+    """Give a store with one session, whose round trips are counted."""
+    url, relay = relay_and_url
+    store = await SqlStore.open(url)
+    await with_session(store)
+    counted = Counted(store, relay)
+    # The writer's connection is made.
+    other = session(7)
+    await store.write(lambda tx: tx.insert_session(other, None))
+    await store.submit(append(session=replace(NAME, session_key=other.key)))
+    yield counted
+    await store.close()
+
+
+class Counted:
+    """A store, and the round trips of each command."""
+
+    def __init__(self, store: SqlStore, relay: Relay) -> None:
+        self.store = store
+        self.relay = relay
+
+    async def submit(self, command: Command) -> tuple[object, int]:
+        """Return the command's result, and how many round trips it took."""
+        before = self.relay.round_trips
+        result = await self.store.submit(command)
+        return result, self.relay.round_trips - before
+
+
+async def test_an_append_reads_and_commits(counted: Counted) -> None:
+    # The session's uid is not known yet: its name is looked up first.
+    assert (await counted.submit(append(claim=claim("0"))))[1] == 3
+    for number in range(1, 12):
+        drafts = [draft(b"%d" % n, given_id=n == 2) for n in range(number)]
+        # psycopg prepares a statement when it has run it some times, without another round trip.
+        assert (await counted.submit(append(*drafts, claim=claim(f"{number}"))))[1] == 2
+
+
+async def test_a_name_with_its_uid_is_not_looked_up_first(counted: Counted) -> None:
+    record = session(8)
+    await counted.store.write(lambda tx: tx.insert_session(record, None))
+    name: SessionName = replace(NAME, session_key=record.key, uid=record.uid)
+    assert (await counted.submit(append(session=name)))[1] == 2
+
+
+async def test_a_turn_is_two_for_each_step(counted: Counted) -> None:
+    await counted.submit(append())
+    for number in range(8):
+        accepted, trips = await counted.submit(accept(claim=claim(f"r{number}")))
+        turn = accepted.turn  # type: ignore[attr-defined]
+        steps = [await counted.submit(step(turn, draft(), draft())) for _ in range(3)]
+        ended = await counted.submit(finish(turn, draft()))
+        assert (trips, [t for _, t in steps], ended[1]) == (2, [2, 2, 2], 2)
+
+
+async def test_a_repeat_takes_one_more_for_its_turn(counted: Counted) -> None:
+    await counted.submit(append())
+    accepted, _ = await counted.submit(accept(claim=claim("r")))
+    again, trips = await counted.submit(accept(claim=claim("r")))
+    assert again.turn == accepted.turn  # type: ignore[attr-defined]
+    assert trips == 3
