@@ -1,7 +1,11 @@
-"""What is durable takes two round trips to PostgreSQL: one to read under locks, one to commit."""
+"""What is durable takes two round trips to PostgreSQL: one to read under locks, one to commit.
+
+And what becomes of a commit whose answer is lost.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -10,12 +14,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from hansard_server.repository.commands import Command, SessionName
+from hansard_server.domain.errors import EventAlreadyExists, StoreUnavailable
+from hansard_server.repository.commands import Command, SessionName, WhenBusy
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.commands import NAME, accept, append, claim, draft, finish, step
 from tests.support.databases import Databases
-from tests.support.records import session, with_session
+from tests.support.records import AGENT, SESSION, TENANT, session, with_session
 from tests.support.relay import Relay, relayed
+
+COMMITS = b"COMMIT\0"
+"""Not the end of READ COMMITTED."""
 
 
 @pytest.fixture
@@ -91,3 +99,45 @@ async def test_a_repeat_takes_one_more_for_its_turn(counted: Counted) -> None:
     again, trips = await counted.submit(accept(claim=claim("r")))
     assert again.turn == accepted.turn  # type: ignore[attr-defined]
     assert trips == 3
+
+
+async def test_a_commit_that_was_not_heard_of_is_no_refusal(counted: Counted) -> None:
+    store, relay = counted.store, counted.relay
+
+    async def outcomes(*commands: Command) -> list[object]:
+        relay.swallow(COMMITS)
+        answers = await asyncio.gather(*map(store.submit, commands), return_exceptions=True)
+        assert relay.has_swallowed
+        return answers
+
+    [unknown] = await outcomes(append(expected_last_sequence=0))
+    assert isinstance(unknown, StoreUnavailable)
+    assert "not known" in str(unknown)
+    assert await last_sequence(store) == 1
+    # Who gave it an id, which may be asked for again, is answered.
+    claimed = append(claim=claim("r"), expected_last_sequence=1)
+    [appended] = await outcomes(claimed)
+    assert appended == await store.submit(claimed)
+    assert await last_sequence(store) == 2
+    [unknown] = await outcomes(accept(when_busy=WhenBusy.REJECT))
+    assert isinstance(unknown, StoreUnavailable)
+    # And a turn's owner is told that its step is on record.
+    view = await store.read(lambda tx: tx.get_session(TENANT, AGENT.key, SESSION.key))
+    turn_id = view.head.unfinished_turn_id
+    assert turn_id is not None
+    turn = await store.read(lambda tx: tx.get_turn(TENANT, SESSION.uid, turn_id))
+    [known] = await outcomes(step(turn))
+    assert isinstance(known, EventAlreadyExists)
+    assert await last_sequence(store) == 4
+
+
+async def test_what_was_rolled_back_with_its_connection_is_done_again(counted: Counted) -> None:
+    counted.relay.swallow(b"FOR UPDATE")
+    appended = await counted.store.submit(append(expected_last_sequence=0))
+    assert counted.relay.has_swallowed
+    assert appended.events[0][1] == 1
+    assert await last_sequence(counted.store) == 1
+
+
+async def last_sequence(store: SqlStore) -> int:
+    return await store.read(lambda tx: tx.last_sequence(TENANT, SESSION.uid))

@@ -7,10 +7,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
+
+
+@dataclass(slots=True)
+class _Line:
+    client: socket.socket
+    server: socket.socket
+    heard: bool = True
+    swallowing: bool = False
 
 
 class Relay:
@@ -23,6 +32,7 @@ class Relay:
     def __init__(self, server: Path, *, delay_s: float = 0.0) -> None:
         """Speak to the server's socket; what clients say arrives after the delay."""
         self.round_trips = 0
+        self._swallow: bytes | None = None
         self._server = server
         self._delay_s = delay_s
         self._sockets: list[socket.socket] = []
@@ -34,6 +44,15 @@ class Relay:
         listener.listen()
         self._sockets.append(listener)
         self._run(self._accept, listener)
+
+    def swallow(self, words: bytes) -> None:
+        """End the connection of who says these words next, when the server has answered."""
+        self._swallow = words
+
+    @property
+    def has_swallowed(self) -> bool:
+        """Whether that has happened."""
+        return self._swallow is None
 
     def close(self) -> None:
         """End all connections."""
@@ -48,25 +67,30 @@ class Relay:
             server = socket.socket(socket.AF_UNIX)
             server.connect(str(self._server))
             self._sockets += [client, server]
-            heard = threading.Event()
-            heard.set()
-            self._run(self._ask, client, server, heard)
-            self._run(self._answer, server, client, heard)
+            line = _Line(client, server)
+            self._run(self._ask, line)
+            self._run(self._answer, line)
 
-    def _ask(self, client: socket.socket, server: socket.socket, heard: threading.Event) -> None:
-        while said := client.recv(1 << 16):
-            if heard.is_set():
-                heard.clear()
+    def _ask(self, line: _Line) -> None:
+        while said := line.client.recv(1 << 16):
+            if line.heard:
+                line.heard = False
                 self.round_trips += 1
                 time.sleep(self._delay_s)
-            server.sendall(said)
-        server.shutdown(socket.SHUT_WR)
+            if self._swallow is not None and self._swallow in said:
+                self._swallow = None
+                line.swallowing = True
+            line.server.sendall(said)
+        line.server.shutdown(socket.SHUT_WR)
 
-    def _answer(self, server: socket.socket, client: socket.socket, heard: threading.Event) -> None:
-        while said := server.recv(1 << 16):
-            heard.set()
-            client.sendall(said)
-        client.shutdown(socket.SHUT_WR)
+    def _answer(self, line: _Line) -> None:
+        while said := line.server.recv(1 << 16):
+            if line.swallowing:
+                line.server.shutdown(socket.SHUT_RDWR)
+                break
+            line.heard = True
+            line.client.sendall(said)
+        line.client.shutdown(socket.SHUT_WR)
 
     def _run(self, work: Any, *arguments: Any) -> None:
         def run() -> None:

@@ -105,6 +105,7 @@ class Batch:
             its first statements begin it, its last ones commit it, and sessions that are guessed
             right are read together with their names. The connection does none of that.
         changes: after `run`: what the commit will have done, a Change for each session.
+        ending: the batch has asked for its own commit.
     """
 
     connection: Connection
@@ -112,6 +113,7 @@ class Batch:
     skip_locked: bool = False
     guesses: Guesses | None = None
     changes: list[Change] = field(default_factory=list)
+    ending: bool = False
     _states: dict[Uid, SessionState] = field(default_factory=dict)
     _named: dict[SessionName, Named | Exception] = field(default_factory=dict)
     _uids: dict[SessionName, Uid | None] = field(default_factory=dict)
@@ -372,6 +374,7 @@ class Batch:
             # What is left of the writes is not sent yet: it goes with the commit.
             hit("batch.written")
             trip.say(COMMIT)
+            self.ending = True
             trip.make()
 
     def _hide(self, state: SessionState) -> None:

@@ -29,7 +29,7 @@ from hansard_server.repository.sql.jobs import Done, Job, Waits
 from hansard_server.repository.sql.migrations import check_schema
 from hansard_server.repository.sql.probe import probe_write
 from hansard_server.repository.sql.readers import ReaderPool
-from hansard_server.repository.sql.writer import CommandRuns, Writer, run_jobs
+from hansard_server.repository.sql.writer import CommandRuns, OutcomeUnknown, Writer, run_jobs
 
 T = TypeVar("T")
 
@@ -117,10 +117,10 @@ class SqlStore:
             except Skipped:
                 # The head is locked by somebody else's transaction: wait for it outside the batch.
                 return await self._do_alone(command)
-        except IntegrityError as error:
+        except (IntegrityError, OutcomeUnknown) as error:
             # An id is taken: by an earlier run of this command whose commit was not heard of, or,
             # for the minted ids of a turn's events, by a caller's event.
-            if isinstance(command, OwnedCommand):
+            if isinstance(error, IntegrityError) and isinstance(command, OwnedCommand):
                 msg = "an event's id is taken"
                 raise EventAlreadyExists(msg) from error
             msg = "it is not known whether the call took effect"

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from hansard_server.domain.clock import Clock
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
+from hansard_server.repository.commands import AcceptInput, AnswerCalls, AppendDrafts
 from hansard_server.repository.sql.batch import Batch, Guesses
-from hansard_server.repository.sql.jobs import Done, Job, Publish
+from hansard_server.repository.sql.jobs import Done, Job, Publish, Work
 from hansard_server.repository.sql.writes import SqlWriteTx
 
 BATCH_MAX_JOBS = 256
@@ -30,11 +31,17 @@ Run = Callable[[Connection, Sequence[Job]], tuple[list[Done], list[Change]]]
 """Runs jobs in order in one transaction; `run_jobs` and CommandRuns are such."""
 
 
+class OutcomeUnknown(Exception):  # noqa: N818 - the database's word, and not ours, is missing
+    """The connection broke after the commit was asked for, and before it was answered."""
+
+
 class Writer:
     """A thread that takes whatever waits, and commits it together.
 
     Consecutive commands are one Batch; a decision gets a savepoint of its own, so that one that is
-    refused harms no other. A database error rolls everything back and runs each job alone.
+    refused harms no other. A database error rolls everything back and runs each job alone. Where it
+    is not known whether a commit has happened, only those are run again that then find what they
+    did; the others come to OutcomeUnknown.
 
     Attributes:
         crowd: tells, in any thread, how many calls run or are about to.
@@ -74,6 +81,12 @@ class Writer:
                 _discard(connection)
                 connection = None
                 self._write_each_alone(jobs)
+            except OutcomeUnknown as error:
+                _discard(connection)
+                connection = None
+                unsafe = [job for job in jobs if not _may_be_repeated(job.work)]
+                self._publish([Done(job, error) for job in unsafe], ())
+                self._write_each_alone([job for job in jobs if job not in unsafe])
             except Exception as error:  # noqa: BLE001 - whoever waits must be told
                 _discard(connection)
                 connection = None
@@ -178,11 +191,16 @@ class CommandRuns:
     ) -> tuple[list[Done], list[Change]]:
         """Run the jobs, and commit; return outcomes and changes.
 
-        Sessions that are locked elsewhere are skipped. Raises database errors; what was begun is to
-        be rolled back then.
+        Sessions that are locked elsewhere are skipped. Raises OutcomeUnknown; and other database
+        errors, with which what was begun is to be rolled back.
         """
         batch = Batch(connection, self._clock, skip_locked=True, guesses=self._guesses)
-        outcomes = batch.run([job.work for job in jobs])  # type: ignore[misc]
+        try:
+            outcomes = batch.run([job.work for job in jobs])  # type: ignore[misc]
+        except DBAPIError as error:
+            if batch.ending and error.connection_invalidated:
+                raise OutcomeUnknown from error
+            raise
         return list(map(Done, jobs, outcomes)), batch.changes
 
 
@@ -201,6 +219,16 @@ def run_decision(connection: Connection, decide: Decision) -> tuple[object, Sequ
     hit("decision.made")
     savepoint.commit()
     return outcome, tx.changes
+
+
+def _may_be_repeated(work: Work) -> bool:
+    """Tell whether a command that took effect is no other when it is run again.
+
+    A claim gives the first answer, and a turn's owner knows its own steps; the others would be
+    refused for what they did themselves.
+    """
+    makes = isinstance(work, AppendDrafts | AcceptInput | AnswerCalls)
+    return not makes or getattr(work, "claim", None) is not None
 
 
 def _discard(connection: Connection | None) -> None:
