@@ -22,8 +22,8 @@ from tests.support.databases import Databases
 from tests.support.records import AGENT, SESSION, TENANT, session, with_session
 from tests.support.relay import Relay, relayed
 
-COMMITS = b"COMMIT\0"
-"""Not the end of READ COMMITTED."""
+COMMITS = b"\0COMMIT\0"
+"""As a batch says it; the driver says it for readers, by another message."""
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from hansard_server.domain.errors import SessionNotFound
 from hansard_server.domain.records import EventRecord
 from hansard_server.repository.api import EventScan
 from hansard_server.repository.commands import Command
-from hansard_server.repository.sql.batch import Batch, Guesses, Skipped
+from hansard_server.repository.sql.batch import Batch, Skipped
+from hansard_server.repository.sql.batch_reads import Guesses
 from hansard_server.repository.sql.engine import committing
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.commands import NAME, accept, append, claim, draft, step

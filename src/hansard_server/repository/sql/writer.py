@@ -15,7 +15,8 @@ from hansard_server.domain.clock import Clock
 from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import AcceptInput, AnswerCalls, AppendDrafts
-from hansard_server.repository.sql.batch import Batch, Guesses
+from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.batch_reads import Guesses
 from hansard_server.repository.sql.jobs import Done, Job, Publish, Work
 from hansard_server.repository.sql.writes import SqlWriteTx
 
