@@ -22,8 +22,9 @@ from tests.support.databases import Databases
 from tests.support.records import AGENT, SESSION, TENANT, session, with_session
 from tests.support.relay import Relay, relayed
 
+BEGINS = b"\0BEGIN ISOLATION LEVEL READ COMMITTED\0"
 COMMITS = b"\0COMMIT\0"
-"""As a batch says it; the driver says it for readers, by another message."""
+"""As a batch says them; the driver says them for others, by another message."""
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def relay_and_url(databases: Databases) -> Iterator[tuple[str, Relay]]:
 async def counted(relay_and_url: tuple[str, Relay]) -> AsyncIterator[Counted]:
     """Give a store with one session, whose round trips are counted."""
     url, relay = relay_and_url
+    relay.counted = BEGINS
     store = await SqlStore.open(url)
     await with_session(store)
     counted = Counted(store, relay)

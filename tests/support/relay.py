@@ -19,6 +19,7 @@ class _Line:
     client: socket.socket
     server: socket.socket
     heard: bool = True
+    counts: bool = False
     swallowing: bool = False
 
 
@@ -27,11 +28,13 @@ class Relay:
 
     Attributes:
         round_trips: how often some client spoke after it had heard, or for the first time.
+        counted: only those count who have said this, at any time before.
     """
 
     def __init__(self, server: Path, *, delay_s: float = 0.0) -> None:
         """Speak to the server's socket; what clients say arrives after the delay."""
         self.round_trips = 0
+        self.counted = b""
         self._swallow: bytes | None = None
         self._server = server
         self._delay_s = delay_s
@@ -73,9 +76,10 @@ class Relay:
 
     def _ask(self, line: _Line) -> None:
         while said := line.client.recv(1 << 16):
+            line.counts = line.counts or self.counted in said
             if line.heard:
                 line.heard = False
-                self.round_trips += 1
+                self.round_trips += line.counts
                 time.sleep(self._delay_s)
             if self._swallow is not None and self._swallow in said:
                 self._swallow = None
