@@ -9,6 +9,7 @@ transaction.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
 from collections import namedtuple
@@ -86,8 +87,10 @@ class Prepared:
     def __init__(self, compiled: SQLCompiler, dialect: Dialect, given: Sequence[str]) -> None:
         """Take the statement, compiled for values with these names."""
         self._text = compiled.string
+        self._places = tuple(compiled.positiontup or ())
         self._dialect = dialect
-        self._postgresql = dialect.name == "postgresql"
+        if dialect.name == "postgresql":
+            self._text, self._places = _numbered(compiled.string)
         binds = compiled.binds
         constants = {
             name: bind.effective_value for name, bind in binds.items() if name not in given
@@ -103,7 +106,6 @@ class Prepared:
         }
         self._converts = {name: converts[name] for name in converts if name not in constants}
         self._constants = constants
-        self._places = None if compiled.positiontup is None else tuple(compiled.positiontup)
         self._many = _ManyRows.of(compiled, dialect)
         self._row: _Convert = tuple
         self._columns: tuple[tuple[int, _Convert], ...] = ()
@@ -144,13 +146,12 @@ class Prepared:
 
     def send_many(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values in the driver's pipeline. Raises the driver's errors."""
-        driver = driver_of(connection)
         for text, parameters in self._texts(many):
-            driver.cursor().execute(text, parameters)
+            self._cursor(connection).execute(text, parameters)
 
     def write(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values. Raises DBAPIError."""
-        cursor = driver_of(connection).cursor()
+        cursor = self._cursor(connection)
         try:
             if self._many is None:
                 cursor.executemany(self._text, [self._parameters(values) for values in many])
@@ -178,8 +179,6 @@ class Prepared:
 
     def _parameters(self, values: Values) -> Any:
         values = self._complete(values)
-        if self._places is None:
-            return values
         return [values[name] for name in self._places]
 
     def _complete(self, values: Values) -> Values:
@@ -191,8 +190,7 @@ class Prepared:
 
     def _cursor(self, connection: Connection) -> Any:
         driver = driver_of(connection)
-        # As text, bytes would come with two characters each.
-        return driver.cursor(binary=True) if self._postgresql else driver.cursor()
+        return driver.cursor() if self._dialect.name == "sqlite" else _raw_cursor(driver)
 
     def _converted(self, row: Sequence[Any]) -> tuple[Any, ...]:
         converted = list(row)
@@ -202,36 +200,43 @@ class Prepared:
 
 
 class _ManyRows:
-    """A statement for several rows: an insert, or on SQLite an update."""
+    """A statement for several rows: an insert or update. Its parameters are question marks."""
 
-    def __init__(self, before: str, row: str, after: str, places: Sequence[str]) -> None:
+    def __init__(
+        self, before: str, row: str, after: str, places: Sequence[str], *, numbered: bool
+    ) -> None:
         self._before, self._row, self._after = before, row, after
         self._places = tuple(places)
+        self._numbered = numbered
         self._texts: dict[int, str] = {}
 
     @classmethod
     def of(cls, compiled: SQLCompiler, dialect: Dialect) -> _ManyRows | None:
         """Return it for the statement of one row; None when there is none."""
-        statement = compiled.statement
-        if isinstance(statement, Insert):
-            # By place: the rows have the same names.
-            places = compiled.positiontup or _NAMED.findall(compiled.string)
-            before, _, row = _NAMED.sub("%s", compiled.string).partition(" VALUES ")
-            return cls(f"{before} VALUES ", row, "", places)
-        if isinstance(statement, Update) and dialect.name == "sqlite":
-            return cls._of_update(compiled)
-        return None
-
-    @classmethod
-    def _of_update(cls, compiled: SQLCompiler) -> _ManyRows | None:
-        found = _UPDATE.fullmatch(compiled.string)
+        text, numbered = compiled.string, dialect.name == "postgresql"
+        # By place: the rows have the same names.
+        places = _NAMED.findall(text) if numbered else compiled.positiontup or ()
+        text = _NAMED.sub("?", text) if numbered else text
+        if isinstance(compiled.statement, Insert):
+            before, _, row = text.partition(" VALUES ")
+            return cls(f"{before} VALUES ", row, "", places, numbered=numbered)
+        found = _UPDATE.fullmatch(text) if isinstance(compiled.statement, Update) else None
         if found is None:
             return None
-        places = compiled.positiontup or ()
         columns = iter(f"v.column{number}" for number in range(1, len(places) + 1))
         changes, where = (_MARK.sub(lambda _: next(columns), found[part]) for part in (2, 3))
-        row = f"({', '.join('?' * len(places))})"
-        return cls(f"{found[1]} SET {changes} FROM (VALUES ", row, f") AS v WHERE {where}", places)
+        marks = ["?"] * len(places)
+        if numbered:
+            # PostgreSQL takes a column of VALUES for text as long as nothing says what it is.
+            types = (compiled.binds[name].type.compile(dialect) for name in places)
+            marks = [f"?::{type_}" for type_ in types]
+        return cls(
+            f"{found[1]} SET {changes} FROM (VALUES ",
+            f"({', '.join(marks)})",
+            f") AS v WHERE {where}",
+            places,
+            numbered=numbered,
+        )
 
     def parts(self, many: Sequence[Values]) -> Iterator[tuple[str, list[Any]]]:
         """Yield texts and their parameters."""
@@ -246,13 +251,41 @@ class _ManyRows:
         text = self._texts.get(count)
         if text is None:
             rows_ = ", ".join([self._row] * count)
+            if self._numbered:
+                numbers = itertools.count(1)
+                rows_ = re.sub(r"\?", lambda _: f"${next(numbers)}", rows_)
             text = self._texts[count] = f"{self._before}{rows_}{self._after}"
         return text
 
 
 _NAMED = re.compile(r"%\((\w+)\)s")
-_MARK = re.compile(r"\?")
+_MARK = re.compile(r"\?(?:::[A-Z]+)?")
 _UPDATE = re.compile(r"(UPDATE \w+) SET (.*?) WHERE (.*)", re.DOTALL)
+
+
+def _numbered(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a statement for PostgreSQL with numbers for names, and these in order."""
+    numbers: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return f"${numbers.setdefault(found[1], len(numbers) + 1)}"
+
+    return _NAMED.sub(number, text).replace("%%", "%"), tuple(numbers)
+
+
+def _raw_cursor(driver: Any) -> Any:
+    """Return a cursor of psycopg that takes numbers for parameters, and rows in binary.
+
+    With names it would read the text of each statement of many rows again. As text, bytes would
+    come with two characters each.
+    """
+    # Not loaded where the database is SQLite.
+    from psycopg import RawCursor  # noqa: PLC0415
+    from psycopg.pq import Format  # noqa: PLC0415
+
+    cursor = RawCursor(driver)
+    cursor.format = Format.BINARY
+    return cursor
 
 
 _known: dict[tuple[str, Executable], Prepared | None] = {}
