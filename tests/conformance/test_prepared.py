@@ -281,3 +281,16 @@ def test_connection_that_broke_is_given_up(store_url: str) -> None:
         with engine.begin() as connection:
             assert prepared.rows(connection, statements.TAIL, values) == []
     engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["postgresql"])
+def test_a_statement_is_prepared_whatever_its_numbers_are(store_url: str) -> None:
+    engine = make_engine(store_url)
+    with engine.connect() as connection:
+        for number in range(12):
+            rows = [event_values(TENANT, "prepared", records.event(7**number))]
+            with connection.begin():
+                prepared.write(connection, batch_statements.INSERT_EVENTS, rows)
+        known = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'INSERT%'")
+        assert connection.execute(known).scalar_one() == 1
+    engine.dispose()

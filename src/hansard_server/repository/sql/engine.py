@@ -191,7 +191,7 @@ def _postgresql_engine(url: URL, options: EngineOptions) -> Engine:
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
     }
-    return create_engine(
+    engine = create_engine(
         url,
         connect_args={
             "connect_timeout": options.connect_timeout_s,
@@ -207,3 +207,12 @@ def _postgresql_engine(url: URL, options: EngineOptions) -> Engine:
         pool_use_lifo=True,
         hide_parameters=True,
     )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _entry: ConnectionPoolEntry) -> None:
+        from psycopg.types.numeric import Int8Dumper  # noqa: PLC0415 - not there on SQLite
+
+        # By default the size of a number decides its type, and a statement is prepared for types.
+        connection.adapters.register_dumper(int, Int8Dumper)
+
+    return engine
