@@ -99,7 +99,7 @@ class EndedCall:
 def log_call(call: EndedCall, *, quiet: bool = False) -> None:
     """Write the line of a call; a quiet one at the level debug."""
     if _plain_lines is not None and not quiet:
-        _plain_lines.write(call.line(datetime.now(UTC).isoformat().replace("+00:00", "Z")))
+        _plain_lines.write(call, datetime.now(UTC))
         return
     write = _calls_log.debug if quiet else _calls_log.info
     write("call", **{field.name: getattr(call, field.name) for field in fields(call)})
@@ -110,20 +110,22 @@ def _text(text: str | None) -> str:
 
 
 class _Lines:
-    """Writes the lines of one round of the event loop together."""
+    """Makes and writes the lines of one round of the event loop together, behind the answers."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self._calls: list[tuple[EndedCall, datetime]] = []
         self._output = structlog.WriteLogger(sys.stderr)
 
-    def write(self, line: str) -> None:
-        if not self._lines:
+    def write(self, call: EndedCall, now: datetime) -> None:
+        if not self._calls:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._lines.append(line)
+        self._calls.append((call, now))
 
     def _flush(self) -> None:
-        text = "\n".join(self._lines)
-        self._lines.clear()
+        text = "\n".join(
+            call.line(now.isoformat().replace("+00:00", "Z")) for call, now in self._calls
+        )
+        self._calls.clear()
         self._output.msg(text)
 
 
