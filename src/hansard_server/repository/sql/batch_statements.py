@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import (
+    BindParameter,
+    Select,
+    String,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from hansard_server.domain.records import TurnStatus
 from hansard_server.repository.sql import tables
@@ -51,6 +62,53 @@ def _named() -> Select[Any]:
 
 
 NAMED = _named()
+
+
+def _lone() -> Select[Any]:
+    """Return the select of one agent, its session, that session's head, and one claim in it.
+
+    As NAMED, HEADS and CLAIMS together: for SQLite, where nothing has to be locked before it is
+    read. Columns of what is not there are NULL.
+    """
+    session_key: BindParameter[str] = bindparam("b_session_key", type_=String)
+    named_session = and_(
+        _sessions.c.tenant == _agents.c.tenant,
+        _sessions.c.agent_uid == _agents.c.uid,
+        _sessions.c.key == session_key,
+        _sessions.c.deleted_at.is_(None),
+    )
+    head = and_(_heads.c.tenant == _sessions.c.tenant, _heads.c.session_uid == _sessions.c.uid)
+    claim = and_(
+        _claims.c.tenant == _sessions.c.tenant,
+        _claims.c.session_uid == _sessions.c.uid,
+        _claims.c.scope == bindparam("b_scope"),
+        _claims.c.request_id == bindparam("b_request_id"),
+    )
+    return (
+        select(
+            _agents.c.tenant,
+            _agents.c.key.label("agent_key"),
+            session_key.label("session_key"),
+            _agents.c.enabled.label("agent_enabled"),
+            _sessions.c.uid.label("session_uid"),
+            _sessions.c.enabled.label("session_enabled"),
+            *(column for column in _heads.c if column.name not in {"tenant", "session_uid"}),
+            *(column for column in _claims.c if column.name not in {"tenant", "session_uid"}),
+        )
+        .select_from(
+            _agents.outerjoin(_sessions, named_session)
+            .outerjoin(_heads, head)
+            .outerjoin(_claims, claim)
+        )
+        .where(
+            _agents.c.tenant == bindparam("b_tenant"),
+            _agents.c.key == bindparam("b_agent_key"),
+            _agents.c.deleted_at.is_(None),
+        )
+    )
+
+
+LONE = _lone()
 UNLOCKED_HEADS = select_by_keys(
     *_heads.c, source=_heads, keys=(_heads.c.tenant, _heads.c.session_uid)
 ).order_by(_heads.c.tenant, _heads.c.session_uid)
