@@ -13,7 +13,7 @@ from hansard_server.domain.records import EventRecord, EventRow, EventType, Hide
 from hansard_server.repository.api import EventScan, ReadTx, Store
 from hansard_server.repository.commands import SessionName
 from hansard_server.repository.sql.statements import INLINE_MAX_BYTES
-from hansard_server.servicers.event_pages import encode_event_rows
+from hansard_server.servicers.event_pages import encode_event_rows, encode_next_page_token
 from hansard_server.turns.payloads import encode_event
 from tests.support.records import AGENT, SESSION, TENANT, with_events, with_session
 
@@ -87,7 +87,7 @@ def test_rows_become_what_events_become(
 ) -> None:
     rows = [row_of(event) for event in events]
 
-    made = encode_event_rows(rows, token, agent_key, session_key)
+    made = encode_event_rows(rows, agent_key, session_key) + encode_next_page_token(token)
 
     assert made == page_of(events, token, agent_key, session_key)
 
@@ -100,7 +100,7 @@ def test_rows_out_of_the_ordinary_do_too(change: dict[str, object]) -> None:
     fields = {"id": "aev_1", "sequence": 1, "created_at_us": 0, "payload": b"", "turn_id": None}
     event = EventRecord(type=EventType.CUSTOM, **(fields | change))
 
-    made = encode_event_rows([row_of(event)], "", "support", "order")
+    made = encode_event_rows([row_of(event)], "support", "order")
 
     assert made == page_of([event], "", "support", "order")
 
@@ -131,7 +131,8 @@ async def test_a_stored_page_is_made_of_its_events(
         assert found.resume_at == page.resume_at
         assert [row_of(event) for event in page.events] == list(found.rows)
         assert all(event == stored[event.sequence - 1] for event in page.events)
-        made = encode_event_rows(found.rows, "token", AGENT.key, SESSION.key)
+        made = encode_event_rows(found.rows, AGENT.key, SESSION.key)
+        made += encode_next_page_token("token")
         assert made == page_of(page.events, "token", AGENT.key, SESSION.key)
         assert len(event_service_pb2.ListEventsResponse.FromString(made).events) == len(page.events)
 

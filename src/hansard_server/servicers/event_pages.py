@@ -37,10 +37,8 @@ class _LowBytes(dict[int, bytes]):
 _LOW_BYTES = _LowBytes()
 
 
-def encode_event_rows(
-    rows: Sequence[EventRow], next_page_token: str, agent_key: str, session_key: str
-) -> bytes:
-    """Return the page as a serialized ListEventsResponse.
+def encode_event_rows(rows: Sequence[EventRow], agent_key: str, session_key: str) -> bytes:
+    """Return the page as a serialized ListEventsResponse, as yet without a token.
 
     Each event is what `encode_event` makes of it, byte for byte.
     """
@@ -53,6 +51,7 @@ def encode_event_rows(
     # With a byte for the length of each, an id's and a time's.
     of_all = always = len(id_tag) + 1 + len(names) + len(created_at) + 1
     second, seconds, before_nanos = -1, b"", b""
+    high_second, high_bytes = 0, b""
     for row in rows:
         sequence, id_, _, of_turn, created_at_us, hide_reason, deleted_at_us, _, _, data = row
         id_bytes = id_.encode()
@@ -71,7 +70,15 @@ def encode_event_rows(
             always = of_all + len(turn)
         whole = created_at_us // MICROSECONDS_PER_SECOND
         if whole != second:
-            second, seconds = whole, _SECONDS + varints[whole] if whole else b""
+            second = whole
+            high = whole >> 14
+            if high != high_second:
+                # It lasts for hours, and its varint is not kept.
+                high_second, high_bytes = high, varints[high]
+            if high:
+                seconds = _SECONDS + low_bytes[whole & _TWO_BYTES_BITS] + high_bytes
+            else:
+                seconds = _SECONDS + varints[whole] if whole else b""
             before_nanos = seconds + _NANOS
         nanos = (created_at_us - whole * MICROSECONDS_PER_SECOND) * 1_000
         high = nanos >> 14
@@ -98,9 +105,12 @@ def encode_event_rows(
             time,
             data,
         )
-    if next_page_token:
-        pieces.append(_text(_NEXT_PAGE_TOKEN, next_page_token))
     return b"".join(pieces)
+
+
+def encode_next_page_token(token: str) -> bytes:
+    """Return what a page that has this token ends with."""
+    return _text(_NEXT_PAGE_TOKEN, token)
 
 
 def _text(tag: bytes, text: str) -> bytes:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
 
 from hansard.v1 import event_service_pb2, event_service_pb2_grpc
+from hansard_server.domain.records import EventRow
 from hansard_server.repository.api import Alteration
 from hansard_server.servicers.caller import current_tenant
-from hansard_server.servicers.event_pages import encode_event_rows
+from hansard_server.servicers.event_pages import encode_event_rows, encode_next_page_token
 from hansard_server.servicers.event_wire import SendStream, WatchStream
 from hansard_server.turns.alterations import Alterations, NamesEvent
 from hansard_server.turns.inputs import Inputs
@@ -63,10 +64,13 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         self, request: event_service_pb2.ListEventsRequest, _context: Context
     ) -> bytes:
         """See the contract."""
-        page = await self._queries.list_events(current_tenant(), request)
-        return encode_event_rows(
-            page.items, page.next_token, request.agent_key, request.session_key
-        )
+
+        def encode(rows: Sequence[EventRow]) -> bytes:
+            return encode_event_rows(rows, agent_key, session_key)
+
+        agent_key, session_key = request.agent_key, request.session_key
+        page, token = await self._queries.list_events(current_tenant(), request, encode)
+        return page + encode_next_page_token(token)
 
     async def WatchEvents(  # type: ignore[override]
         self, request: event_service_pb2.WatchEventsRequest, _context: Context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,7 +12,6 @@ from hansard_server.domain.clock import MICROSECONDS_PER_SECOND
 from hansard_server.domain.limits import PAGE_MAX_BYTES, SCAN_MAX_ROWS
 from hansard_server.domain.records import EventRecord, EventRow, TurnRecord, TurnStatus
 from hansard_server.repository.api import (
-    EventRows,
     EventScan,
     ReadTx,
     Store,
@@ -49,9 +48,15 @@ class Queries:
         return await self._store.read(read)
 
     async def list_events(
-        self, tenant: str, request: event_service_pb2.ListEventsRequest
-    ) -> Page[EventRow]:
-        """Return a page. Raises what the contract says of ListEvents, InvalidPageToken."""
+        self,
+        tenant: str,
+        request: event_service_pb2.ListEventsRequest,
+        encode: Callable[[Sequence[EventRow]], bytes],
+    ) -> tuple[bytes, str]:
+        """Return a page, encoded, and the token of the next one, empty at the end.
+
+        Raises what the contract says of ListEvents, InvalidPageToken.
+        """
         query, position = None, None
         if request.page_token:
             query = query_of(tenant, request)
@@ -59,15 +64,17 @@ class Queries:
         name = _name(tenant, request.agent_key, request.session_key, request.session_uid)
         scan = _event_scan(request, position)
 
-        def read(tx: ReadTx) -> EventRows:
-            return tx.scan_event_rows(tx.resolve_session(name), scan)
+        def read(tx: ReadTx) -> tuple[bytes, int | None]:
+            found = tx.scan_event_rows(tx.resolve_session(name), scan)
+            # By the thread that has read them: another one would have to fetch them to its cache.
+            return encode(found.rows), found.resume_at
 
-        page = await self._store.read(read)
+        page, resume_at = await self._store.read(read)
         token = ""
-        if page.resume_at is not None:
+        if resume_at is not None:
             query = query or query_of(tenant, request)
-            token = self._tokens.make(query, struct.pack(">q", page.resume_at))
-        return Page(page.rows, token)
+            token = self._tokens.make(query, struct.pack(">q", resume_at))
+        return page, token
 
     async def watch(
         self, tenant: str, request: event_service_pb2.WatchEventsRequest

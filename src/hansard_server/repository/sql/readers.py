@@ -11,9 +11,11 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import field
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from hansard_server.domain.values import dataclass
@@ -39,15 +41,52 @@ class _Group:
     """Queries of one transaction: those submitted up to a number, before it began."""
 
     up_to: int
+    number: int
     done: list[Done] = field(default_factory=list)
     count: int = 0
 
 
-class ReaderPool:
-    """Threads with a connection each while they read. All methods are the event loop's to call."""
+class _Kept:
+    """A reader's connection, which it keeps: to take it from the pool costs more than a lookup."""
 
-    def __init__(self, engine: Engine, tell: Tell, *, threads: int) -> None:
-        """Read by at most so many threads, which start when they are needed."""
+    def __init__(self, engine: Engine, losses: list[int]) -> None:
+        """Connect when it is needed; `losses` is another number after connections have broken."""
+        self._engine = engine
+        self._losses = losses
+        self._at = 0
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Give the connection in a transaction. After an error another one is taken."""
+        if self._connection is not None and self._at != self._losses[0]:
+            self.close()
+        if self._connection is None:
+            self._at = self._losses[0]
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class ReaderPool:
+    """Threads with a connection each. All methods are the event loop's to call."""
+
+    def __init__(self, engine: Engine, tell: Tell, *, threads: int, in_process: bool) -> None:
+        """Read by at most so many threads, which start when they are needed.
+
+        Those of a database `in_process` would only take the interpreter from each other: there one
+        reads as long as it gets on.
+        """
         self._engine = engine
         self._tell = tell
         self._max_threads = threads
@@ -61,6 +100,12 @@ class ReaderPool:
         self._groups: set[_Group] = set()
         self._submitted = 0
         self._active = 0
+        self._in_process = in_process
+        self._begun = 0
+        self._answered = 0
+        self._answered_before = -1
+        self._losses = [0]
+        event.listen(engine.pool, "invalidate", self._lose)
 
     def submit(self, job: Job) -> None:
         """Have the query answered by what is committed now, or later."""
@@ -83,7 +128,9 @@ class ReaderPool:
 
     def _relieve(self) -> None:
         with self._lock:
-            help_ = bool(self._waiting) and self._active < self._max_threads
+            gets_on = self._in_process and self._answered != self._answered_before
+            self._answered_before = self._answered
+            help_ = bool(self._waiting) and not gets_on and self._active < self._max_threads
             self._active += help_
             done = [one for group in self._groups for one in group.done]
             for group in self._groups:
@@ -106,23 +153,37 @@ class ReaderPool:
         self._tokens.put(_READ)
 
     def _run(self) -> None:
+        kept = _Kept(self._engine, self._losses)
         while self._tokens.get() == _READ:
-            while (group := self._begin()) is not None:
-                self._read(group)
+            group = None
+            while (group := self._begin(group)) is not None:
+                self._read(kept, group)
                 with self._lock:
                     self._groups.discard(group)
                     done = group.done
                 if done:
                     self._tell(done)
+        kept.close()
 
-    def _begin(self) -> _Group | None:
+    def _lose(self, *_: object) -> None:
+        """Have all readers connect anew: others will be broken where one is."""
+        self._losses[0] += 1
+
+    def _begin(self, before: _Group | None) -> _Group | None:
         with self._lock:
-            if not self._waiting:
+            if not self._waiting or self._is_superfluous(before):
                 self._active -= 1
                 return None
-            group = _Group(self._submitted)
+            self._begun += 1
+            group = _Group(self._submitted, self._begun)
             self._groups.add(group)
             return group
+
+    def _is_superfluous(self, before: _Group | None) -> bool:
+        """Tell whether another reader has begun a group since the one `before`: it gets on."""
+        if not self._in_process or before is None:
+            return False
+        return any(group.number > before.number for group in self._groups)
 
     def _next(self, group: _Group) -> Job | None:
         """Return the next query that was submitted before the group's transaction began."""
@@ -137,13 +198,14 @@ class ReaderPool:
         with self._lock:
             group.done.append(Done(job, outcome))
             group.count += 1
+            self._answered += 1
 
-    def _read(self, group: _Group) -> None:
+    def _read(self, kept: _Kept, group: _Group) -> None:
         job = self._next(group)
         if job is None:
             return
         try:
-            with self._engine.begin() as connection:
+            with kept.transaction() as connection:
                 tx = SqlReadTx(connection)
                 began = time.perf_counter()
                 while job is not None:

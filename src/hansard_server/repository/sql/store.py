@@ -67,6 +67,7 @@ class SqlStore:
             self._read_engine,
             self._tell,
             threads=_SQLITE_READERS if self._sqlite else _POSTGRESQL_READERS,
+            in_process=self._sqlite,
         )
         self._deciders = (
             None if self._sqlite else ThreadPoolExecutor(_POSTGRESQL_DECIDERS, "hansard-decider")
