@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ import pytest
 
 from hansard_server.domain.errors import AgentNotFound, StoreUnavailable
 from hansard_server.repository.api import ReadTx
-from hansard_server.repository.sql import jobs
+from hansard_server.repository.sql import jobs, readers
+from hansard_server.repository.sql.reads import SqlReadTx
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.records import AGENT, TENANT, with_session
 
@@ -54,6 +56,32 @@ async def test_nobody_waits_behind_a_slow_query(store: SqlStore) -> None:
         for query in slow:
             query.go_on.set()
         assert await asyncio.gather(*waiting[1::2]) == ["slow"] * 2
+
+
+async def test_one_reader_of_sqlite_answers_what_is_quick(
+    store: SqlStore, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database != "sqlite":
+        pytest.skip("the others have readers that wait for the network")
+    monkeypatch.setattr(readers, "_STUCK_S", PATIENCE_S)
+
+    def name(_tx: ReadTx) -> str:
+        time.sleep(0.001)
+        return threading.current_thread().name
+
+    names = await asyncio.gather(*(store.read(name) for _ in range(100)))
+
+    assert len(set(names)) == 1
+
+
+async def test_a_reader_keeps_its_connection(store: SqlStore) -> None:
+    def connection(tx: ReadTx) -> object:
+        assert isinstance(tx, SqlReadTx)
+        return tx.connection.connection.dbapi_connection
+
+    first, second = await store.read(connection), await store.read(connection)
+
+    assert first is second
 
 
 async def test_query_that_fails_harms_no_other(store: SqlStore) -> None:

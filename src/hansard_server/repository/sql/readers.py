@@ -27,6 +27,9 @@ _GROUP_MAX_S = 0.002
 """A transaction that has lasted so long takes no more queries."""
 _RELIEF_S = 0.002
 """After so long another reader helps, and what was answered is told."""
+_STUCK_S = 0.010
+"""A reader of a database in this process gets on as long as no query lasts longer: it may have to
+wait for the interpreter, 5 ms each time."""
 _READ, _END = "read", "end"
 
 
@@ -38,10 +41,16 @@ class _Waiting:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Queries of one transaction: those submitted up to a number, before it began."""
+    """Queries of one transaction: those submitted up to a number, before it began.
+
+    Attributes:
+        number: groups are counted.
+        since: when it began with the query that it is at.
+    """
 
     up_to: int
     number: int
+    since: float
     done: list[Done] = field(default_factory=list)
     count: int = 0
 
@@ -95,15 +104,13 @@ class ReaderPool:
         self._relief: asyncio.TimerHandle | None = None
         self._tokens: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._in_process = in_process
         # All of these under the lock.
         self._waiting: deque[_Waiting] = deque()
         self._groups: set[_Group] = set()
         self._submitted = 0
         self._active = 0
-        self._in_process = in_process
         self._begun = 0
-        self._answered = 0
-        self._answered_before = -1
         self._losses = [0]
         event.listen(engine.pool, "invalidate", self._lose)
 
@@ -128,9 +135,8 @@ class ReaderPool:
 
     def _relieve(self) -> None:
         with self._lock:
-            gets_on = self._in_process and self._answered != self._answered_before
-            self._answered_before = self._answered
-            help_ = bool(self._waiting) and not gets_on and self._active < self._max_threads
+            full = self._active >= self._max_threads
+            help_ = bool(self._waiting) and not full and not self._get_on()
             self._active += help_
             done = [one for group in self._groups for one in group.done]
             for group in self._groups:
@@ -175,9 +181,18 @@ class ReaderPool:
                 self._active -= 1
                 return None
             self._begun += 1
-            group = _Group(self._submitted, self._begun)
+            group = _Group(self._submitted, self._begun, time.perf_counter())
             self._groups.add(group)
             return group
+
+    def _get_on(self) -> bool:
+        """Tell whether more readers would be of no use."""
+        if not self._in_process:
+            return False
+        if len(self._groups) < self._active:
+            return True
+        late = time.perf_counter() - _STUCK_S
+        return any(group.since > late for group in self._groups)
 
     def _is_superfluous(self, before: _Group | None) -> bool:
         """Tell whether another reader has begun a group since the one `before`: it gets on."""
@@ -198,7 +213,7 @@ class ReaderPool:
         with self._lock:
             group.done.append(Done(job, outcome))
             group.count += 1
-            self._answered += 1
+            group.since = time.perf_counter()
 
     def _read(self, kept: _Kept, group: _Group) -> None:
         job = self._next(group)
