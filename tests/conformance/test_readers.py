@@ -58,11 +58,10 @@ async def test_nobody_waits_behind_a_slow_query(store: SqlStore) -> None:
         assert await asyncio.gather(*waiting[1::2]) == ["slow"] * 2
 
 
+@pytest.mark.parametrize("database", ["sqlite"])
 async def test_one_reader_of_sqlite_answers_what_is_quick(
-    store: SqlStore, database: str, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if database != "sqlite":
-        pytest.skip("the others have readers that wait for the network")
     monkeypatch.setattr(readers, "_STUCK_S", PATIENCE_S)
 
     def name(_tx: ReadTx) -> str:

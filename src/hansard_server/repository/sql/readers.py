@@ -166,9 +166,7 @@ class ReaderPool:
                 self._read(kept, group)
                 with self._lock:
                     self._groups.discard(group)
-                    done = group.done
-                if done:
-                    self._tell(done)
+                self._hand_over(group)
         kept.close()
 
     def _lose(self, *_: object) -> None:
@@ -215,6 +213,12 @@ class ReaderPool:
             group.count += 1
             group.since = time.perf_counter()
 
+    def _hand_over(self, group: _Group) -> None:
+        with self._lock:
+            done, group.done = group.done, []
+        if done:
+            self._tell(done)
+
     def _read(self, kept: _Kept, group: _Group) -> None:
         job = self._next(group)
         if job is None:
@@ -231,6 +235,8 @@ class ReaderPool:
                     failed = isinstance(outcome, SQLAlchemyError)
                     if not (late or failed or group.count >= GROUP_MAX_QUERIES):
                         job = self._next(group)
+                # Nothing was written: nobody has to wait for the end of it.
+                self._hand_over(group)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told
             # Without a connection nothing was asked; at the end all is answered.
             if job is not None:
