@@ -97,7 +97,7 @@ def test_a_connection_that_breaks_is_given_up(store_url: str) -> None:
         transaction = connection.begin()
         pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
         with engine.begin() as other:
-            other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            other.execute(text(f"SELECT pg_terminate_backend({pid})"))
         trip = Trip(connection)
         trip.say("BEGIN")
         trip.tell(batch_statements.INSERT_EVENTS, written(1))

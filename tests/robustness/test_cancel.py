@@ -57,14 +57,12 @@ class Parts:
     @property
     def idle(self) -> bool:
         """Whether nothing is in use any more."""
-        pool = self.made[SqlStore]._engine.pool
+        store = self.made[SqlStore]
         return (
             len(self.made[Feeds]) == 0
             and not self.made[TurnEngine].turn_ids
-            and (
-                # The writer holds one on SQLite and on PostgreSQL.
-                pool.checkedout() <= 1
-            )
+            # The writer keeps one, and so does each reader.
+            and store._engine.pool.checkedout() <= 1 + store._readers.connections
         )
 
     async def until_idle(self, tasks: int) -> None:

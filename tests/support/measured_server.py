@@ -30,13 +30,15 @@ def _note(kind: type) -> None:
 
 def _report() -> None:
     gc.collect()
-    pool = _made[SqlStore]._engine.pool
+    store = _made[SqlStore]
+    pool = store._engine.pool
     used = {
         "tasks": len(asyncio.all_tasks()),
         "calls": _made[Server]._calls.running,
         "feeds": len(_made[Feeds]),
         "turns": len(_made[TurnEngine].turn_ids),
-        "connections_held": pool.checkedout(),
+        # Readers keep theirs, whether they read or not.
+        "connections_held": pool.checkedout() - store._readers.connections,
         "connections": pool.checkedout() + pool.checkedin(),
     }
     sys.stderr.write(json.dumps({"event": "in_use", **used}) + "\n")

@@ -80,6 +80,11 @@ class _Kept:
             self.close()
             raise
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is one."""
+        return self._connection is not None
+
     def close(self) -> None:
         """Give the connection back."""
         connection, self._connection = self._connection, None
@@ -112,6 +117,7 @@ class ReaderPool:
         self._active = 0
         self._begun = 0
         self._losses = [0]
+        self._kept: list[_Kept] = []
         event.listen(engine.pool, "invalidate", self._lose)
 
     def submit(self, job: Job) -> None:
@@ -125,6 +131,11 @@ class ReaderPool:
             self._wake()
         if self._relief is None:
             self._relief = self._loop.call_later(_RELIEF_S, self._relieve)
+
+    @property
+    def connections(self) -> int:
+        """How many connections the threads keep."""
+        return sum(kept.connected for kept in self._kept)
 
     def close(self) -> None:
         """Return when everything that was submitted is answered. May be called in any thread."""
@@ -160,6 +171,7 @@ class ReaderPool:
 
     def _run(self) -> None:
         kept = _Kept(self._engine, self._losses)
+        self._kept.append(kept)
         while self._tokens.get() == _READ:
             group = None
             while (group := self._begin(group)) is not None:
