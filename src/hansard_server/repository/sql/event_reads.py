@@ -17,6 +17,7 @@ from hansard_server.domain.values import dataclass
 from hansard_server.repository.api import EventRows, EventScan
 from hansard_server.repository.sql import statements
 from hansard_server.repository.sql.prepared import rows, tuples
+from hansard_server.repository.sql.trips import Trip
 
 _Row = tuple[Any, ...]
 """An EventRow, whose payload is None as long as it was not read."""
@@ -75,20 +76,33 @@ def _span(
         # While a turn goes on, its row may be behind its events.
         if TurnStatus(turn.status).ended:
             below = min(below, turn.last_sequence + 1)
-    if scan.created_from_us is not None:
-        first = _first_since(connection, session, _Span(above, below), scan.created_from_us)
-        above = max(above, first - 1)
-    if scan.created_before_us is not None:
-        below = _first_since(connection, session, _Span(above, below), scan.created_before_us)
-    return _Span(above, below)
+    span = _Span(above, below)
+    if span.empty or (scan.created_from_us is None and scan.created_before_us is None):
+        return span
+    return _of_times(connection, session, span, scan)
 
 
-def _first_since(connection: Connection, session: dict[str, Any], span: _Span, time_us: int) -> int:
-    """Return the first sequence of the span that is not older; its upper end if all are."""
-    if span.above + 1 >= span.below:
-        return span.below
-    values = {**session, "low": span.above + 1, "high": span.below, "time": time_us}
-    return int(connection.execute(statements.FIRST_SINCE, values).scalar_one())
+def _of_times(
+    connection: Connection, session: dict[str, Any], span: _Span, scan: EventScan
+) -> _Span:
+    """Return the part of the span in the scan's range of times."""
+    trip = Trip(connection)
+    ends = [
+        None
+        if time_us is None
+        # The first that is not older; the upper end if all are.
+        else trip.ask(
+            statements.FIRST_SINCE,
+            {**session, "low": span.above + 1, "high": span.below, "time": time_us},
+        )
+        for time_us in (scan.created_from_us, scan.created_before_us)
+    ]
+    trip.make()
+    first, end = (None if answer is None else int(answer.rows[0][0]) for answer in ends)
+    return _Span(
+        span.above if first is None else first - 1,
+        span.below if end is None else end,
+    )
 
 
 def _window(span: _Span, scan: EventScan) -> _Span:
