@@ -40,6 +40,9 @@ _KINDS = {
 _TEXTS = {"thinking": TextKind.THINKING, "agent_output": TextKind.OUTPUT}
 # What a call of grpc ends with when the other side is gone, or not there yet.
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE})
+# With INTERNAL, grpc's own words for a call whose connection broke while a message was written: it
+# says so before it hears why, and the other side never said it.
+_BROKE_IN_A_WRITE = "Internal error from Core"
 
 Call = Any
 """A running call of RunTurn; grpc's own type can't be subscripted."""
@@ -119,12 +122,12 @@ class Conversation:
         try:
             message = reading.result()
         except grpc.aio.AioRpcError as error:
-            raise _failure(error.code()) from None
+            raise _failure(error.code(), error.details()) from None
         except asyncio.CancelledError:
             # Not this task: the call was ended by the other side.
-            raise _failure(await self._call.code()) from None
+            raise _failure(await self._call.code(), await self._call.details()) from None
         if message is None:
-            raise _failure(await self._call.code())
+            raise _failure(await self._call.code(), await self._call.details())
         self._check_deadline()
         return message
 
@@ -304,8 +307,11 @@ class _OutputTap:
         return getattr(self._recorder, name)
 
 
-def _failure(code: grpc.StatusCode) -> ModelInterrupted | AgentProcessingFailed:
-    if code in _PASSING:
+def _failure(
+    code: grpc.StatusCode, details: str | None
+) -> ModelInterrupted | AgentProcessingFailed:
+    broke = code is grpc.StatusCode.INTERNAL and details == _BROKE_IN_A_WRITE
+    if code in _PASSING or broke:
         return ModelInterrupted("The agent elsewhere can't be reached, or its connection broke.")
     if code is grpc.StatusCode.OK:
         return AgentProcessingFailed("The agent elsewhere ended the call before the turn.")
