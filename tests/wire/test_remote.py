@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from grpc.aio import StreamStreamCall
 
 from hansard.runtime.v1 import agent_runtime_service_pb2 as runtime
 from hansard.runtime.v1 import agent_runtime_service_pb2_grpc as runtime_grpc
@@ -466,34 +465,6 @@ async def test_call_that_breaks_is_made_again_from_the_last_stored_event(
         # What was shown before, and not stored, is no part of it.
         assert stored(responses)[-1].agent_output.content == "All is wéll 🙂."
         assert first.start.turn_id == second.start.turn_id
-
-
-async def test_call_that_breaks_while_a_message_is_written_is_made_again_too(
-    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = asyncio.Event()
-    write: Any = StreamStreamCall.write
-
-    async def break_in_write(call: Any, message: Any) -> None:
-        if failed.is_set() or message.WhichOneof("message") != "stored":
-            await write(call, message)
-            return
-        # As grpc does it when its core can't send.
-        call._cython_call.set_internal_error("ExecuteBatchError: Failed")
-        failed.set()
-        await call._raise_for_status()
-
-    async def break_off_later(exchange: Exchange) -> None:
-        await exchange.say(event={"thinking": {"content": "I have begun."}})
-        await failed.wait()
-        await exchange.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
-
-    monkeypatch.setattr(StreamStreamCall, "write", break_in_write)
-    async with place(tmp_path, sqlite_url, break_off_later, answer_well) as (served, talk):
-        responses = await talk.send()
-        check_turn(responses)
-        assert last_turn(responses).status == turn_pb2.TURN_STATUS_COMPLETED
-        assert len(served.calls) == 2
 
 
 async def test_calls_that_break_without_progress_end_the_turn(
