@@ -36,6 +36,7 @@ class Relay:
         self.round_trips = 0
         self.counted = b""
         self._swallow: bytes | None = None
+        self._lock = threading.Lock()
         self._server = server
         self._delay_s = delay_s
         self._sockets: list[socket.socket] = []
@@ -79,7 +80,10 @@ class Relay:
             line.counts = line.counts or self.counted in said
             if line.heard:
                 line.heard = False
-                self.round_trips += line.counts
+                if line.counts:
+                    # Several lines count, each by a thread of its own.
+                    with self._lock:
+                        self.round_trips += 1
                 time.sleep(self._delay_s)
             if self._swallow is not None and self._swallow in said:
                 self._swallow = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
+    ColumnElement,
     Select,
     String,
     and_,
@@ -31,6 +32,28 @@ _agents = tables.agents
 _sessions = tables.sessions
 
 
+def _named_columns(session_key: ColumnElement[str]) -> Sequence[ColumnElement[Any]]:
+    """Return what is selected of an agent and its session."""
+    return (
+        _agents.c.tenant,
+        _agents.c.key.label("agent_key"),
+        session_key.label("session_key"),
+        _agents.c.enabled.label("agent_enabled"),
+        _sessions.c.uid.label("session_uid"),
+        _sessions.c.enabled.label("session_enabled"),
+    )
+
+
+def _is_named(session_key: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition of the agent's session with the key."""
+    return and_(
+        _sessions.c.tenant == _agents.c.tenant,
+        _sessions.c.agent_uid == _agents.c.uid,
+        _sessions.c.key == session_key,
+        _sessions.c.deleted_at.is_(None),
+    )
+
+
 def _named() -> Select[Any]:
     """Return the select of agents with their sessions by (tenant, agent key, session key).
 
@@ -45,20 +68,9 @@ def _named() -> Select[Any]:
     named_agents = and_(
         _agents.c.tenant == tenant, _agents.c.key == agent_key, _agents.c.deleted_at.is_(None)
     )
-    named_sessions = and_(
-        _sessions.c.tenant == _agents.c.tenant,
-        _sessions.c.agent_uid == _agents.c.uid,
-        _sessions.c.key == session_key,
-        _sessions.c.deleted_at.is_(None),
+    return select(*_named_columns(session_key)).select_from(
+        rows.join(_agents, named_agents).outerjoin(_sessions, _is_named(session_key))
     )
-    return select(
-        _agents.c.tenant,
-        _agents.c.key.label("agent_key"),
-        session_key.label("session_key"),
-        _agents.c.enabled.label("agent_enabled"),
-        _sessions.c.uid.label("session_uid"),
-        _sessions.c.enabled.label("session_enabled"),
-    ).select_from(rows.join(_agents, named_agents).outerjoin(_sessions, named_sessions))
 
 
 NAMED = _named()
@@ -70,13 +82,7 @@ def _lone() -> Select[Any]:
     As NAMED, HEADS and CLAIMS together: for SQLite, where nothing has to be locked before it is
     read. Columns of what is not there are NULL.
     """
-    session_key: BindParameter[str] = bindparam("b_session_key", type_=String)
-    named_session = and_(
-        _sessions.c.tenant == _agents.c.tenant,
-        _sessions.c.agent_uid == _agents.c.uid,
-        _sessions.c.key == session_key,
-        _sessions.c.deleted_at.is_(None),
-    )
+    session_key: ColumnElement[str] = bindparam("b_session_key", type_=String)
     head = and_(_heads.c.tenant == _sessions.c.tenant, _heads.c.session_uid == _sessions.c.uid)
     claim = and_(
         _claims.c.tenant == _sessions.c.tenant,
@@ -86,17 +92,12 @@ def _lone() -> Select[Any]:
     )
     return (
         select(
-            _agents.c.tenant,
-            _agents.c.key.label("agent_key"),
-            session_key.label("session_key"),
-            _agents.c.enabled.label("agent_enabled"),
-            _sessions.c.uid.label("session_uid"),
-            _sessions.c.enabled.label("session_enabled"),
+            *_named_columns(session_key),
             *(column for column in _heads.c if column.name not in {"tenant", "session_uid"}),
             *(column for column in _claims.c if column.name not in {"tenant", "session_uid"}),
         )
         .select_from(
-            _agents.outerjoin(_sessions, named_session)
+            _agents.outerjoin(_sessions, _is_named(session_key))
             .outerjoin(_heads, head)
             .outerjoin(_claims, claim)
         )
