@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Pool, event
 
 from hansard_server.domain.errors import AgentNotFound, StoreUnavailable
 from hansard_server.repository.api import ReadTx
@@ -74,13 +75,21 @@ async def test_one_reader_of_sqlite_answers_what_is_quick(
 
 
 async def test_a_reader_keeps_its_connection(store: SqlStore) -> None:
-    def connection(tx: ReadTx) -> object:
+    def pool(tx: ReadTx) -> Pool:
         assert isinstance(tx, SqlReadTx)
-        return tx.connection.connection.dbapi_connection
+        return tx.connection.engine.pool
 
-    first, second = await store.read(connection), await store.read(connection)
+    taken: list[str] = []
+    event.listen(
+        await store.read(pool),
+        "checkout",
+        lambda *_: taken.append(threading.current_thread().name),
+    )
+    # One reader may be at the end of its transaction, and another help.
+    readers_ = {await store.read(lambda _: threading.current_thread().name) for _ in range(20)}
 
-    assert first is second
+    assert set(taken) <= readers_
+    assert len(taken) == len(set(taken))
 
 
 async def test_query_that_fails_harms_no_other(store: SqlStore) -> None:
