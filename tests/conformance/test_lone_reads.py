@@ -66,7 +66,7 @@ async def sessions(store: SqlStore) -> None:
 
 def read(engine: Engine, command: Command) -> tuple[object, object, object]:
     """Return what is read for the command: states, what names mean, and whether it is gone."""
-    sessions = BatchSessions(sqlite=True, clock=lambda: 1, skip_locked=False, guesses=None)
+    sessions = BatchSessions(sqlite=True, clock=lambda: 1, skip_locked=False, known=None)
     with writing(engine).begin() as connection:
         sessions.read(Trip(connection), [command])
     named = {name: repr(meant) for name, meant in sessions.named.items()}

@@ -15,8 +15,9 @@ from hansard_server.domain.records import EventRecord
 from hansard_server.repository.api import EventScan
 from hansard_server.repository.commands import Command
 from hansard_server.repository.sql.batch import Batch, Skipped
-from hansard_server.repository.sql.batch_reads import Guesses
+from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.engine import committing
+from hansard_server.repository.sql.known import KnownSessions
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.commands import NAME, accept, append, claim, draft, step
 from tests.support.invariants import check_invariants
@@ -44,9 +45,13 @@ async def events_of(store: SqlStore, uid: str) -> tuple[EventRecord, ...]:
     return (await store.read(lambda tx: tx.scan_events(TENANT, uid, ALL))).events
 
 
-def run_whole(engine: Engine, guesses: Guesses, *commands: Command) -> list[object]:
+def named(uid: str) -> Named:
+    return Named(TENANT, uid, enabled=True, agent_enabled=True)
+
+
+def run_whole(engine: Engine, known: KnownSessions, *commands: Command) -> list[object]:
     with committing(engine).connect() as connection, connection.begin():
-        return Batch(connection, now_us, skip_locked=True, guesses=guesses).run(commands)
+        return Batch(connection, now_us, skip_locked=True, known=known).run(commands)
 
 
 async def test_a_wrong_guess_is_made_good(engine: Engine, store: SqlStore) -> None:
@@ -54,12 +59,12 @@ async def test_a_wrong_guess_is_made_good(engine: Engine, store: SqlStore) -> No
     await store.write(lambda tx: tx.insert_session(other, None))
     there = replace(NAME, session_key=other.key)
     turn = (await store.submit(accept(session=there, claim=claim("r")))).turn
-    guesses = Guesses()
-    guesses.learn(NAME, "nobody")
-    guesses.learn(there, SESSION.uid)
+    known = KnownSessions()
+    known.learn_name(NAME, named("nobody"))
+    known.learn_name(there, named(SESSION.uid))
     ours, again, stepped, nobody = run_whole(
         engine,
-        guesses,
+        known,
         append(draft(b"1")),
         # Its session is locked already, but not what its request made.
         accept(session=there, claim=claim("r")),
@@ -71,7 +76,7 @@ async def test_a_wrong_guess_is_made_good(engine: Engine, store: SqlStore) -> No
     assert again.turn.id == turn.id  # type: ignore[attr-defined]
     assert [event.payload for event in stepped.events] == [b"2"]  # type: ignore[attr-defined]
     assert isinstance(nobody, SessionNotFound)
-    assert (guesses.guess(NAME), guesses.guess(there)) == (SESSION.uid, other.uid)
+    assert (known.find_uid(NAME), known.find_uid(there)) == (SESSION.uid, other.uid)
 
 
 async def test_what_is_locked_elsewhere_is_skipped_and_the_rest_done(
@@ -80,15 +85,15 @@ async def test_what_is_locked_elsewhere_is_skipped_and_the_rest_done(
     other = session(7)
     await store.write(lambda tx: tx.insert_session(other, None))
     there = replace(NAME, session_key=other.key)
-    guesses = Guesses()
-    for known in (False, True):
+    known = KnownSessions()
+    for is_known in (False, True):
         with engine.begin() as connection:
             connection.execute(
                 text("SELECT 1 FROM session_heads WHERE session_uid = :uid FOR UPDATE"),
                 {"uid": SESSION.uid},
             )
             skipped, done = run_whole(
-                engine, guesses, append(claim=claim(f"{known}")), append(session=there)
+                engine, known, append(claim=claim(f"{is_known}")), append(session=there)
             )
         assert isinstance(skipped, Skipped)
         assert done.session_uid == other.uid  # type: ignore[attr-defined]
@@ -100,7 +105,7 @@ async def test_a_whole_batch_that_fails_leaves_nothing(engine: Engine, store: Sq
     there = (await store.submit(append())).events[0][0]
     taken = append(draft(b"x", id=there))
     with pytest.raises(IntegrityError):
-        run_whole(engine, Guesses(), append(claim=claim("r")), taken)
+        run_whole(engine, KnownSessions(), append(claim=claim("r")), taken)
     assert len(await events_of(store, SESSION.uid)) == 1
     # The pool has the connection again, and it is as good as any.
     with engine.connect() as connection:
@@ -108,10 +113,10 @@ async def test_a_whole_batch_that_fails_leaves_nothing(engine: Engine, store: Sq
         assert connection.execute(text("SELECT count(*) FROM claims")).scalar_one() == 0
 
 
-def test_guesses_keep_the_newest() -> None:
-    guesses = Guesses(max_names=2)
+def test_the_newest_names_are_kept() -> None:
+    known = KnownSessions(max_names=2)
     names = [replace(NAME, session_key=f"{number}") for number in range(3)]
     for name in names:
-        guesses.learn(name, f"uid-{name.session_key}")
-        guesses.learn(name, f"uid-{name.session_key}")
-    assert [guesses.guess(name) for name in names] == [None, "uid-1", "uid-2"]
+        known.learn_name(name, named(f"uid-{name.session_key}"))
+        known.learn_name(name, named(f"uid-{name.session_key}"))
+    assert [known.find_uid(name) for name in names] == [None, "uid-1", "uid-2"]

@@ -38,8 +38,12 @@ from hansard_server.repository.commands import (
 from hansard_server.repository.corpora import Lookup
 from hansard_server.repository.forks import ForkedTurn, ForkRef, ForkTotals
 from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.batch_reads import BatchSessions
+from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.indexes import metadata
+from hansard_server.repository.sql.known import AssumedSessions, KnownSessions
 from hansard_server.repository.sql.probe import probe_write
+from hansard_server.repository.sql.trips import Trip
 from hansard_server.repository.sql.writes import SqlWriteTx
 from tests.support import records
 from tests.support.commands import (
@@ -516,6 +520,24 @@ def commands(tx: SqlWriteTx) -> None:
     batch(tx, append(draft(), session=OTHER, scope=ClaimScope.UPLOAD_ARTIFACTS, upload=upload))
 
 
+def known_sessions(tx: SqlWriteTx) -> None:
+    """Look whether a session and its turn are as they were a moment ago."""
+    run(tx, RUNNING_HERE)
+    mine = TurnRef(tenant=TENANT, session_uid="session-1", turn_id="trn_41", fence=0)
+    sqlite = tx.connection.dialect.name == "sqlite"
+    known = None if sqlite else KnownSessions()
+    sessions = BatchSessions(sqlite=sqlite, clock=now_us, skip_locked=not sqlite, known=known)
+    here = replace(NAME, agent_key="key-1", session_key="key-1")
+    sessions.read(Trip(tx.connection), (append(session=here), RecordStep(turn=mine, drafts=())))
+    named = {name: found for name, found in sessions.named.items() if isinstance(found, Named)}
+    [state] = sessions.states.values()
+    assert named
+    assert state.turns
+    trip = Trip(tx.connection)
+    AssumedSessions(state.now_us, sessions.states, named).ask(trip)
+    trip.make()
+
+
 DOCUMENT = DocumentRecord(
     tenant=TENANT,
     corpus_uid="corpus-3",
@@ -597,6 +619,7 @@ CALLS: dict[str, Call] = {
     "purge_corpora": purge_corpora,
     "probe": lambda tx: probe_write(tx.connection),
     "commands": commands,
+    "known_sessions": known_sessions,
 }
 """Calls by what they are about; of these every statement is looked at, not only the last."""
 

@@ -13,6 +13,12 @@ from typing import Any
 
 from sqlalchemy import make_url
 
+_READY = b"Z\0\0\0\5"
+"""A ReadyForQuery: with it, and a byte of state, all that PostgreSQL answers ends. What it says of
+an error may come before, while it still is asked."""
+_FLUSH = b"H\0\0\0\4"
+"""A Flush, which psycopg says at the very end, and which has no answer."""
+
 
 @dataclass(slots=True)
 class _Line:
@@ -21,13 +27,14 @@ class _Line:
     heard: bool = True
     counts: bool = False
     swallowing: bool = False
+    heard_last: bytes = b""
 
 
 class Relay:
     """Passes bytes on between clients of a Unix socket and a server of another.
 
     Attributes:
-        round_trips: how often some client spoke after it had heard, or for the first time.
+        round_trips: how often some client spoke after it had its answer, or for the first time.
         counted: only those count who have said this, at any time before.
     """
 
@@ -78,7 +85,7 @@ class Relay:
     def _ask(self, line: _Line) -> None:
         while said := line.client.recv(1 << 16):
             line.counts = line.counts or self.counted in said
-            if line.heard:
+            if line.heard and said != _FLUSH:
                 line.heard = False
                 if line.counts:
                     # Several lines count, each by a thread of its own.
@@ -96,7 +103,8 @@ class Relay:
             if line.swallowing:
                 line.server.shutdown(socket.SHUT_RDWR)
                 break
-            line.heard = True
+            line.heard_last = (line.heard_last + said)[-6:]
+            line.heard = line.heard_last.startswith(_READY)
             line.client.sendall(said)
         line.client.shutdown(socket.SHUT_WR)
 

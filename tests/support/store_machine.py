@@ -66,10 +66,14 @@ class Held:
 
 @dataclass(slots=True)
 class World:
-    """The store, the one session in it, and its model."""
+    """The store, the one session in it, and its model.
+
+    `replicas` are stores of the same database as in other processes; commands are given to any.
+    """
 
     store: SqlStore
     runner: asyncio.Runner
+    replicas: tuple[SqlStore, ...] = ()
     count: int = 0
     record: SessionRecord = SESSION
     model: ModelSession = field(default_factory=lambda: ModelSession(lambda _: None))
@@ -124,17 +128,19 @@ class StoreBase(RuleBasedStateMachine):
     ) -> None:
         self.waiting.append(Step(command, predict, compare))
 
-    @rule()
-    def flush(self) -> None:
+    @rule(replica=st.sampled_from([None, None, None, 0]))
+    def flush(self, replica: int | None = None) -> None:
         """Submit all commands that wait at once: the store may do them in one transaction."""
         steps, self.waiting = self.waiting, []
         if not steps:
             return
+        world = self.world
+        elsewhere = replica is not None and world.replicas
+        store = world.replicas[replica or 0] if elsewhere else world.store
 
         async def submit() -> list[Any]:
             return await asyncio.gather(
-                *(self.world.store.submit(step.command) for step in steps),
-                return_exceptions=True,
+                *(store.submit(step.command) for step in steps), return_exceptions=True
             )
 
         for step, got in zip(steps, self.world.runner.run(submit()), strict=True):

@@ -7,6 +7,7 @@ from dataclasses import field
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from hansard_server.domain.clock import Clock
 from hansard_server.domain.values import dataclass
@@ -34,8 +35,6 @@ from hansard_server.repository.sql import decisions, pending
 from hansard_server.repository.sql.alterations import hide_summarised
 from hansard_server.repository.sql.batch_reads import (
     BatchSessions,
-    Guesses,
-    Uid,
     session_not_found,
 )
 from hansard_server.repository.sql.batch_rows import (
@@ -46,12 +45,16 @@ from hansard_server.repository.sql.batch_rows import (
 )
 from hansard_server.repository.sql.blobs import share_blobs
 from hansard_server.repository.sql.decisions import Named
+from hansard_server.repository.sql.known import KnownSessions, Uid
 from hansard_server.repository.sql.rows import artifact_values, event_values
 from hansard_server.repository.sql.state import SessionState
 from hansard_server.repository.sql.trips import Trip
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+_WRONG_SQLSTATES = frozenset({"22012", "23505"})
+"""A session is not as it was assumed to be; a request_id or an event's id is there already."""
 
 Outcome = object
 """What a command came to: its result, or the exception that it raised."""
@@ -67,9 +70,9 @@ class Batch:
 
     Attributes:
         skip_locked: answer Skipped for sessions that are locked elsewhere, instead of waiting.
-        guesses: for a batch that is the whole transaction, of commands that skip what is locked:
-            its first statements begin it, its last ones commit it, and sessions that are guessed
-            right are read together with their names. The connection does none of that.
+        known: for a batch that is the whole transaction, of commands that skip what is locked: its
+            first statements begin it, its last ones commit it, and it takes the sessions for what
+            they were, if they are known. The connection does none of that.
         changes: after `run`: what the commit will have done, a Change for each session.
         ending: the batch has asked for its own commit.
     """
@@ -77,24 +80,68 @@ class Batch:
     connection: Connection
     clock: Clock
     skip_locked: bool = False
-    guesses: Guesses | None = None
+    known: KnownSessions | None = None
     changes: list[Change] = field(default_factory=list)
     ending: bool = False
     _altered: dict[Uid, tuple[tuple[int, str], ...]] = field(default_factory=dict)
 
     def run(self, commands: Sequence[Command]) -> list[Outcome]:
         """Return an outcome for each command, in order. Database errors are raised."""
-        sqlite = self.connection.dialect.name == "sqlite"
-        sessions = BatchSessions(sqlite, self.clock, self.skip_locked, self.guesses)
         trip = Trip(self.connection)
-        if self.guesses is not None:
+        if self.known is not None:
+            assumed_outcomes = self._run_assumed(trip, self.known, commands)
+            if assumed_outcomes is not None:
+                return assumed_outcomes
             trip.say(BEGIN)
+        sqlite = self.connection.dialect.name == "sqlite"
+        sessions = BatchSessions(sqlite, self.clock, self.skip_locked, self.known)
         sessions.read(trip, commands)
         hit("batch.locked")
         outcomes = [self._decide(sessions, command) for command in commands]
         hit("batch.decided")
-        states = sessions.states.values()
-        self._write(trip, states)
+        self._write(trip, sessions.states.values())
+        if self.known is not None:
+            self.known.keep(sessions.states.values(), sessions.own_version)
+        self._note_changes(sessions.states.values())
+        return outcomes
+
+    def _run_assumed(
+        self, trip: Trip, known: KnownSessions, commands: Sequence[Command]
+    ) -> list[Outcome] | None:
+        """Do what `run` does by one trip, in which the database looks whether all is as assumed.
+
+        Return None where it is not, or not all is known, or a command would be refused: perhaps
+        wrongly. Nothing has happened then, and the next trip begins with what has to be first.
+        """
+        sessions = known.assume(commands)
+        if sessions is None:
+            return None
+        asked_at = known.clock.asked_at()
+        trip.say(BEGIN)
+        answer = sessions.ask(trip)
+        outcomes = [
+            _apply(sessions.state_of(command), sessions.named_of(command), command)
+            for command in commands
+        ]
+        if any(isinstance(outcome, Exception) for outcome in outcomes):
+            trip.forget()
+            return None
+        hit("batch.decided")
+        try:
+            self._write(trip, sessions.states.values())
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _WRONG_SQLSTATES:
+                raise
+            self.ending = False
+            trip.say(ROLLBACK)
+            return None
+        [held] = answer.rows
+        known.clock.hear(held.now_us, asked_at)
+        known.keep(sessions.states.values(), held.own_version)
+        self._note_changes(sessions.states.values())
+        return outcomes
+
+    def _note_changes(self, states: Collection[SessionState]) -> None:
         self.changes = [
             Change(
                 tenant=state.tenant,
@@ -106,7 +153,6 @@ class Batch:
             for state in states
             if state.head_changed or state.changed_turns
         ]
-        return outcomes
 
     # Deciding -------------------------------------------------------------------------------------
 
@@ -125,10 +171,7 @@ class Batch:
             if isinstance(command, NamedCommand):
                 return session_not_found(command.session)
             return None if isinstance(command, StartNext | ExpireCalls) else LeaseLost()
-        try:
-            return _apply(state, named, command)
-        except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
-            return error
+        return _apply(state, named, command)
 
     # Writing --------------------------------------------------------------------------------------
 
@@ -167,7 +210,7 @@ class Batch:
         self._end(trip)
 
     def _end(self, trip: Trip) -> None:
-        if self.guesses is None:
+        if self.known is None:
             trip.make()
             hit("batch.written")
         else:
@@ -186,6 +229,13 @@ class Batch:
 
 
 def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
+    try:
+        return _decide(state, named, command)
+    except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
+        return error
+
+
+def _decide(state: SessionState, named: Named | None, command: Command) -> Outcome:
     match command:
         case AppendDrafts() if named is not None:
             return decisions.append_drafts(state, named, command)

@@ -39,33 +39,9 @@ from hansard_server.repository.sql import batch_statements as statements
 from hansard_server.repository.sql.batch_rows import read_claim, read_head, read_turn
 from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.keysets import encode_keys
+from hansard_server.repository.sql.known import KnownSessions, Uid, name_key
 from hansard_server.repository.sql.state import Call, SessionState
 from hansard_server.repository.sql.trips import Answer, Trip
-
-Uid = tuple[str, str]
-"""A session: (tenant, uid)."""
-_Key = tuple[str, str, str]
-"""A session as it is named: (tenant, agent key, session key)."""
-
-
-class Guesses:
-    """The sessions that names were last known to mean, of so many names: they rarely change."""
-
-    def __init__(self, max_names: int = 50_000) -> None:
-        """Keep none yet."""
-        self._uids: dict[_Key, str] = {}
-        self._max_names = max_names
-
-    def guess(self, name: SessionName) -> str | None:
-        """Return the uid that the name may mean."""
-        return name.uid or self._uids.get(_key(name))
-
-    def learn(self, name: SessionName, uid: str) -> None:
-        """Keep what the name means."""
-        self._uids.pop(_key(name), None)
-        self._uids[_key(name)] = uid
-        if len(self._uids) > self._max_names:
-            del self._uids[next(iter(self._uids))]
 
 
 @dataclass(slots=True)
@@ -75,8 +51,9 @@ class BatchSessions:
     Attributes:
         sqlite: whether the database is SQLite; otherwise the time is the database's.
         skip_locked: leave out what is locked elsewhere, instead of waiting.
-        guesses: sessions that are guessed right are read together with their names. Heads are
+        known: sessions whose uid is guessed right are read together with their names. Heads are
             locked by several statements then, so that `skip_locked` goes with it.
+        own_version: the transaction's, if it has locked a head so; see `transaction_version`.
         states: those that are there and locked.
         named: what commands that name a session meet there, or the error for it.
     """
@@ -84,12 +61,14 @@ class BatchSessions:
     sqlite: bool
     clock: Clock
     skip_locked: bool
-    guesses: Guesses | None
+    known: KnownSessions | None
+    own_version: str = ""
     states: dict[Uid, SessionState] = field(default_factory=dict)
     named: dict[SessionName, Named | Exception] = field(default_factory=dict)
     _uids: dict[SessionName, Uid | None] = field(default_factory=dict)
     _asked: set[Uid] = field(default_factory=set)
     _gone: set[Uid] = field(default_factory=set)
+    _asked_at: int = 0
 
     def read(self, trip: Trip, commands: Sequence[Command]) -> None:
         """Resolve names, lock heads, and load what the commands need of their sessions.
@@ -101,11 +80,13 @@ class BatchSessions:
             self._follow(trip, commands)
             return
         names = {c.session for c in commands if isinstance(c, NamedCommand)}
-        if self.guesses is not None:
-            self._guess(names, self.guesses)
-        named = trip.ask(statements.NAMED, encode_keys({_key(n) for n in names})) if names else None
+        if self.known is not None:
+            self._guess(names, self.known)
+            self._asked_at = self.known.clock.asked_at()
+        keys = {name_key(name) for name in names}
+        named = trip.ask(statements.NAMED, encode_keys(keys)) if keys else None
         # Otherwise all heads are locked by one statement, when all are known.
-        at_once = self.guesses is not None or named is None
+        at_once = self.known is not None or named is None
         asked = [self.uid_of(command) if at_once else None for command in commands]
         found = self._ask(
             trip, [c for c, uid in zip(commands, asked, strict=True) if uid is not None]
@@ -146,15 +127,15 @@ class BatchSessions:
         found.claims.rows = [row for row in answer.rows if row.request_id is not None]
         self._keep(found)
 
-    def _guess(self, names: Iterable[SessionName], guesses: Guesses) -> None:
+    def _guess(self, names: Iterable[SessionName], known: KnownSessions) -> None:
         for name in names:
-            uid = guesses.guess(name)
+            uid = known.find_uid(name)
             self._uids[name] = None if uid is None else (name.tenant, uid)
 
     def _resolve(self, names: Iterable[SessionName], rows: Iterable[Any]) -> None:
         found = {(row.tenant, row.agent_key, row.session_key): row for row in rows}
         for name in names:
-            row = found.get(_key(name))
+            row = found.get(name_key(name))
             self._uids[name] = None
             if row is None:
                 self.named[name] = AgentNotFound.of_field(
@@ -164,11 +145,10 @@ class BatchSessions:
                 self.named[name] = session_not_found(name)
             else:
                 self._uids[name] = (name.tenant, row.session_uid)
-                self.named[name] = Named(
-                    name.tenant, row.session_uid, row.session_enabled, row.agent_enabled
-                )
-                if self.guesses is not None:
-                    self.guesses.learn(name, row.session_uid)
+                named = Named(name.tenant, row.session_uid, row.session_enabled, row.agent_enabled)
+                self.named[name] = named
+                if self.known is not None:
+                    self.known.learn_name(name, named)
 
     def is_gone(self, command: Command) -> bool:
         """Tell whether the command's session was deleted, rather than locked elsewhere."""
@@ -216,12 +196,16 @@ class BatchSessions:
             if row.deleted:
                 self._gone.add(uid)
                 continue
-            self.states[uid] = SessionState(
+            state = self.states[uid] = SessionState(
                 tenant=row.tenant,
                 uid=row.session_uid,
                 now_us=self._now_us(row, found),
                 head=read_head(row),
             )
+            if self.known is not None:
+                state.version, self.own_version = row.version, row.own_version
+                self.known.compare(uid, row.version)
+                self.known.clock.hear(row.now_us, self._asked_at)
         for state, row in self._of_states(found.claims):
             key, claimed = read_claim(row)
             state.claims[key] = claimed
@@ -284,10 +268,6 @@ class BatchSessions:
 def session_not_found(name: SessionName) -> SessionNotFound:
     """Return the error for a session that is not there, or is another incarnation."""
     return SessionNotFound.of_field("session_key", f"there is no session {name.session_key!r}")
-
-
-def _key(name: SessionName) -> _Key:
-    return (name.tenant, name.agent_key, name.session_key)
 
 
 @dataclass(slots=True)

@@ -55,7 +55,9 @@ def head_update(state: SessionState) -> dict[str, Any]:
 
 def read_turn(row: Any) -> HeldTurn:
     """Return what a row of `turns` says."""
-    return HeldTurn(turn_record(row), row.lease_owner, row.lease_until, row.lease_address)
+    return HeldTurn(
+        turn_record(row), row.lease_owner, row.lease_until, row.lease_address, row.version
+    )
 
 
 def turn_row(held: HeldTurn) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 from sqlalchemy import (
     URL,
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     FromClause,
     Select,
+    String,
+    Table,
     create_engine,
     event,
     make_url,
@@ -131,6 +134,43 @@ def _now_sqlite(_element: database_now_us, _compiler: SQLCompiler, **_: Any) -> 
 def _now_postgresql(_element: database_now_us, _compiler: SQLCompiler, **_: Any) -> str:
     # Unlike clock_timestamp() it is stable, so that an index serves a comparison with it.
     return "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+class row_version(ColumnElement[str]):  # noqa: N801 - it reads as the function that it is
+    """row_version(table): what is another value after each change of the row, on PostgreSQL.
+
+    It is the `transaction_version` of the change. SQLite has nothing like it: there it is empty.
+    """
+
+    type = String()
+    inherit_cache = False
+
+    def __init__(self, table: Table) -> None:
+        """Take the table, which stands in the statement under its own name."""
+        self.table_name = table.name
+
+
+class transaction_version(FunctionElement[str]):  # noqa: N801 - as above
+    """The `row_version` of the rows that this transaction writes outside of savepoints."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(row_version, "sqlite")
+@compiles(transaction_version, "sqlite")
+def _version_sqlite(_element: ColumnElement[str], _compiler: SQLCompiler, **_: Any) -> str:
+    return "''"
+
+
+@compiles(row_version, "postgresql")
+def _row_version_postgresql(element: row_version, _compiler: SQLCompiler, **_: Any) -> str:
+    return f"CAST({element.table_name}.xmin AS TEXT)"
+
+
+@compiles(transaction_version, "postgresql")
+def _version_postgresql(_element: transaction_version, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(CAST(pg_current_xact_id() AS xid) AS TEXT)"
 
 
 def _parse(url: str) -> URL:

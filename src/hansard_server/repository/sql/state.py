@@ -64,12 +64,17 @@ class Claimed:
 
 @dataclass(slots=True)
 class HeldTurn:
-    """A row of `turns`, its lease included."""
+    """A row of `turns`, its lease included.
+
+    Attributes:
+        version: that of the row as it was read; see `row_version`.
+    """
 
     record: TurnRecord
     lease_owner: str | None = None
     lease_until_us: int | None = None
     lease_address: str | None = None
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,7 @@ class SessionState:
     """One locked session.
 
     Attributes:
+        version: that of the head's row as it was read; see `row_version`.
         turns: those that commands of the batch name, or that the batch made.
         waiting: queued turns, the next one first; loaded only as far as the batch needs.
         claims: those that commands of the batch name, or that the batch made.
@@ -101,6 +107,7 @@ class SessionState:
     uid: str
     now_us: int
     head: Head
+    version: str = ""
     turns: dict[str, HeldTurn] = field(default_factory=dict)
     waiting: deque[str] = field(default_factory=deque)
     claims: dict[ClaimKey, Claimed] = field(default_factory=dict)

@@ -58,6 +58,10 @@ class Trip:
         if many:
             self._steps.append((_TELL, statement, many, None))
 
+    def forget(self) -> None:
+        """Run none of them."""
+        self._steps = []
+
     def make(self) -> None:
         """Run them, and forget them. Raises DBAPIError; what was begun is to be rolled back."""
         steps, self._steps = self._steps, []

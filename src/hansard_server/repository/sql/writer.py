@@ -16,8 +16,8 @@ from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import AcceptInput, AnswerCalls, AppendDrafts
 from hansard_server.repository.sql.batch import Batch
-from hansard_server.repository.sql.batch_reads import Guesses
 from hansard_server.repository.sql.jobs import Done, Job, Publish, Work
+from hansard_server.repository.sql.known import KnownSessions
 from hansard_server.repository.sql.writes import SqlWriteTx
 
 BATCH_MAX_JOBS = 256
@@ -185,7 +185,7 @@ class CommandRuns:
     def __init__(self, clock: Clock) -> None:
         """Know no session yet."""
         self._clock = clock
-        self._guesses = Guesses()
+        self._known = KnownSessions()
 
     def __call__(
         self, connection: Connection, jobs: Sequence[Job]
@@ -195,7 +195,7 @@ class CommandRuns:
         Sessions that are locked elsewhere are skipped. Raises OutcomeUnknown; and other database
         errors, with which what was begun is to be rolled back.
         """
-        batch = Batch(connection, self._clock, skip_locked=True, guesses=self._guesses)
+        batch = Batch(connection, self._clock, skip_locked=True, known=self._known)
         try:
             outcomes = batch.run([job.work for job in jobs])  # type: ignore[misc]
         except DBAPIError as error:

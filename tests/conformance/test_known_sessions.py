@@ -1,0 +1,315 @@
+"""What is taken for known, and has changed meanwhile: the outcome is that of who has looked first.
+
+Only on PostgreSQL, where other processes write, too; random histories of two: see `test_model`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from hansard_server.domain.clock import now_us
+from hansard_server.domain.errors import (
+    AgentDisabled,
+    EventAlreadyExists,
+    RequestIdReused,
+    SequenceMismatch,
+    SessionBusy,
+    SessionDisabled,
+    SessionNotFound,
+)
+from hansard_server.domain.records import TurnRecord
+from hansard_server.repository.api import Alteration, EventScan
+from hansard_server.repository.commands import Command, LeaseLost, TakeTurn, WhenBusy
+from hansard_server.repository.sql import known
+from hansard_server.repository.sql.batch import Batch, Skipped
+from hansard_server.repository.sql.engine import committing
+from hansard_server.repository.sql.known import DatabaseClock, KnownSessions
+from hansard_server.repository.sql.store import SqlStore
+from hansard_server.repository.sql.trips import Trip
+from tests.support.commands import LEASE, NAME, accept, append, claim, draft, finish, step
+from tests.support.invariants import check_invariants
+from tests.support.records import AGENT, SESSION, TENANT, session, with_session
+
+RIGHT, NOT_KNOWN, WRONG = 1, 2, 3
+"""Trips of a batch: all in one; what is read, and then written; the same after the one in vain."""
+SECOND_US = 1_000_000
+
+
+@pytest.fixture
+def database() -> str:
+    """Return the kind of database."""
+    return "postgresql"
+
+
+@pytest.fixture(autouse=True)
+async def checked(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
+    """Begin with one session, and check the record at the end."""
+    await with_session(store)
+    yield
+    with engine.connect() as connection:
+        check_invariants(connection)
+
+
+class Process:
+    """One of several processes that write to the database."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.known = KnownSessions()
+        self._engine = committing(engine)
+        self._trips = 0
+        make = Trip.make
+
+        def counting(trip: Trip) -> None:
+            self._trips += 1
+            make(trip)
+
+        monkeypatch.setattr(Trip, "make", counting)
+
+    def run(self, *commands: Command) -> tuple[int, list[Any]]:
+        """Return how many trips a batch took, and its outcomes."""
+        self._trips = 0
+        with self._engine.connect() as connection, connection.begin():
+            batch = Batch(connection, now_us, skip_locked=True, known=self.known)
+            outcomes = batch.run(commands)
+        return self._trips, outcomes
+
+
+@pytest.fixture
+def process(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Process:
+    """Give a process that has just written to the session."""
+    process = Process(engine, monkeypatch)
+    process.run(append())
+    assert process.run(append(claim=claim("used")))[0] == RIGHT
+    return process
+
+
+async def appended(store: SqlStore) -> None:
+    await store.submit(append())
+
+
+async def took_a_turn(store: SqlStore) -> None:
+    await store.submit(accept())
+
+
+async def disabled(store: SqlStore) -> None:
+    await store.write(lambda tx: tx.update_session(replace(SESSION, enabled=False)))
+
+
+async def agent_disabled(store: SqlStore) -> None:
+    await store.write(lambda tx: tx.update_agent(replace(AGENT, enabled=False)))
+
+
+async def deleted(store: SqlStore) -> None:
+    await store.write(lambda tx: tx.delete_session(TENANT, SESSION.uid, now_us()))
+
+
+async def made_anew(store: SqlStore) -> None:
+    await deleted(store)
+    await store.write(lambda tx: tx.insert_session(replace(SESSION, uid="another"), None))
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "error"),
+    [
+        (appended, append(expected_last_sequence=2), SequenceMismatch),
+        (took_a_turn, append(), SessionBusy),
+        (took_a_turn, accept(when_busy=WhenBusy.REJECT), SessionBusy),
+        (disabled, append(), SessionDisabled),
+        (agent_disabled, accept(), AgentDisabled),
+        (deleted, append(), SessionNotFound),
+    ],
+)
+async def test_what_others_did_refuses(
+    store: SqlStore,
+    process: Process,
+    change: Callable[[SqlStore], Awaitable[None]],
+    command: Command,
+    error: type[Exception],
+) -> None:
+    await change(store)
+    trips, [outcome] = process.run(command)
+    assert trips == WRONG
+    assert isinstance(outcome, error)
+
+
+async def test_what_others_did_comes_first(store: SqlStore, process: Process) -> None:
+    await appended(store)
+    trips, [outcome] = process.run(append())
+    assert (trips, outcome.events[0][1]) == (WRONG, 4)
+    await store.write(
+        lambda tx: tx.alter_event(TENANT, SESSION.uid, outcome.events[0][0], Alteration.HIDE, 1)
+    )
+    # It has been wrong once, and does not look before it has seen twice that it is right.
+    assert [process.run(append())[0] for _ in range(4)] == [NOT_KNOWN] * 3 + [RIGHT]
+
+
+async def test_what_is_no_activity_is_seen_too(store: SqlStore, process: Process) -> None:
+    _, [outcome] = process.run(append())
+    hidden = outcome.events[0][0]
+    await store.write(lambda tx: tx.alter_event(TENANT, SESSION.uid, hidden, Alteration.HIDE, 1))
+    assert process.run(append())[0] == WRONG
+    altered = await store.read(lambda tx: tx.find_altered(TENANT, SESSION.uid, 0, 10))
+    assert [number for number, _ in altered] == [1]
+
+
+async def test_a_database_that_was_set_back(process: Process, engine: Engine) -> None:
+    """Versions are counted from there again, so that one may be met a second time."""
+    [before] = process.known._sessions.values()
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE session_heads SET last_active_at = last_active_at + 1"))
+        version = text("SELECT CAST(xmin AS TEXT) FROM session_heads")
+        before.version = connection.execute(version).scalar_one()
+    assert process.run(append())[0] == WRONG
+
+
+async def test_a_name_that_means_another_session(store: SqlStore, process: Process) -> None:
+    await made_anew(store)
+    trips, [outcome] = process.run(append())
+    # The new one has to be found first.
+    assert (trips, outcome.session_uid) == (WRONG + 1, "another")
+
+
+async def test_one_that_is_wrong_harms_no_other_of_its_batch(
+    store: SqlStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So often that the driver prepares statements while it happens."""
+    other = session(7)
+    await store.write(lambda tx: tx.insert_session(other, None))
+    there = replace(NAME, session_key=other.key)
+    process.run(append(session=there))
+    monkeypatch.setattr(known, "_TRUSTED", 0)
+    for number in range(12):
+        await store.submit(append(session=there))
+        trips, outcomes = process.run(append(), append(session=there, claim=claim(f"{number}")))
+        assert trips == WRONG
+        assert [o.events[0][1] for o in outcomes] == [3 + number, 3 + 2 * number]
+    assert process.run(append(), append(session=there))[0] == RIGHT
+
+
+async def test_a_turn_that_was_taken_over(store: SqlStore, process: Process) -> None:
+    trips, [accepted] = process.run(accept())
+    assert trips == RIGHT
+    assert process.run(step(accepted.turn))[0] == RIGHT
+    # Only the turn's row has changed.
+    taken = TakeTurn(
+        tenant=TENANT, session_uid=SESSION.uid, turn_id=accepted.turn.id, lease=LEASE, force=True
+    )
+    turn: TurnRecord = await store.submit(taken)
+    trips, [outcome] = process.run(step(accepted.turn))
+    assert trips == WRONG
+    assert isinstance(outcome, LeaseLost)
+    trips, [outcome] = process.run(finish(turn))
+    assert (trips, outcome.turn.fence) == (RIGHT, 2)
+
+
+async def test_a_lease_that_was_renewed_stays_so(
+    store: SqlStore, process: Process, engine: Engine
+) -> None:
+    _, [accepted] = process.run(accept())
+    turn = (TENANT, SESSION.uid, accepted.turn.id)
+    await store.write(lambda tx: tx.renew_leases(LEASE.owner, [turn], 1_000 * SECOND_US))
+    with engine.connect() as connection:
+        until = text("SELECT lease_until FROM turns")
+        renewed = connection.execute(until).scalar_one()
+        assert process.run(step(accepted.turn))[0] == WRONG
+        assert connection.execute(until).scalar_one() == renewed
+    # The session was as it is known: it is no reason to mistrust.
+    assert process.run(step(accepted.turn))[0] == RIGHT
+
+
+async def test_ids_that_are_there_already(process: Process) -> None:
+    trips, [first] = process.run(append(draft(b"1", id="aev_given", given_id=True)))
+    assert trips == RIGHT
+    trips, outcomes = process.run(
+        append(draft(b"1", id="aev_given", given_id=True)),
+        append(draft(b"2", id="aev_given", given_id=True)),
+    )
+    assert (trips, outcomes[0].events) == (NOT_KNOWN, first.events)
+    assert isinstance(outcomes[1], EventAlreadyExists)
+    trips, [again] = process.run(append(draft(b"1", id="aev_given", given_id=True)))
+    assert (trips, again.events) == (WRONG, first.events)
+    trips, [again] = process.run(append(claim=claim("used")))
+    assert (trips, again.events[0][1]) == (WRONG, 2)
+    trips, [outcome] = process.run(append(claim=claim("used", b"other")))
+    assert trips == WRONG
+    assert isinstance(outcome, RequestIdReused)
+
+
+async def test_what_is_locked_elsewhere_is_not_waited_for(process: Process, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("SELECT 1 FROM session_heads FOR UPDATE"))
+        trips, [outcome] = process.run(append())
+    assert trips == WRONG
+    assert isinstance(outcome, Skipped)
+    assert process.run(append())[0] == RIGHT
+
+
+async def test_many_at_once_leave_one_record(store: SqlStore, engine: Engine, url: str) -> None:
+    """Locks that another one has just given back show what he has written."""
+    others = [await SqlStore.open(url) for _ in range(3)]
+    stores = [store, *others]
+    outcomes = await asyncio.gather(
+        *(stores[number % 4].submit(append(claim=claim(f"{number}"))) for number in range(200))
+    )
+    assert sorted(outcome.events[0][1] for outcome in outcomes) == list(range(1, 201))
+    for other in others:
+        await other.close()
+
+
+async def test_the_time_is_the_databases(
+    store: SqlStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong_us in (3_600 * SECOND_US, -3_600 * SECOND_US):
+        before = DatabaseClock.now_us
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                DatabaseClock,
+                "now_us",
+                lambda clock, before=before, wrong_us=wrong_us: before(clock) + wrong_us,
+            )
+            assert process.run(append())[0] == WRONG
+    assert process.run(append())[0] == RIGHT
+    scan = EventScan(limit=1_000, max_bytes=1 << 30, max_rows=100_000)
+    page = await store.read(lambda tx: tx.scan_events(TENANT, SESSION.uid, scan))
+    assert len(page.events) == 5
+    # The database is here.
+    assert all(abs(event.created_at_us - now_us()) < 60 * SECOND_US for event in page.events)
+
+
+def test_the_clock_follows_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = DatabaseClock()
+    assert clock.now_us() is None
+    monkeypatch.setattr("hansard_server.repository.sql.known._process_us", lambda: 10 * SECOND_US)
+    clock.hear(1_000 * SECOND_US, 0)
+    assert clock.now_us() == 1_010 * SECOND_US
+    # It was asked later than it looked: the lesser difference is nearer.
+    clock.hear(1_000 * SECOND_US, 100)
+    assert clock.now_us() == 1_010 * SECOND_US - 100
+    # A later one counts a little, since clocks drift.
+    clock.hear(1_000 * SECOND_US, 100 - 1_600)
+    assert clock.now_us() == 1_010 * SECOND_US
+    # Somebody has set it.
+    clock.hear(5_000 * SECOND_US, 0)
+    assert clock.now_us() == 5_010 * SECOND_US
+    clock.hear(1_000 * SECOND_US, 0)
+    assert clock.now_us() == 1_010 * SECOND_US
+
+
+async def test_the_newest_sessions_are_kept(store: SqlStore, engine: Engine) -> None:
+    newest = KnownSessions(max_sessions=1)
+    other = session(7)
+    await store.write(lambda tx: tx.insert_session(other, None))
+    there = replace(NAME, session_key=other.key)
+    for name in (NAME, there):
+        with committing(engine).connect() as connection, connection.begin():
+            Batch(connection, now_us, skip_locked=True, known=newest).run([append(session=name)])
+    assert newest.assume([append()]) is None
+    assert newest.assume([append(session=there)]) is not None
+    # Files and calls are looked at first.
+    assert newest.assume([append(draft(tool_call_id="call"), session=there)]) is None
