@@ -91,7 +91,10 @@ def values_for(connection: Connection, name: str) -> dict[str, Any]:
             keys = {(TENANT, f"session-{n}", 1, f"request-{n}") for n in numbers}  # type: ignore[misc]
         parts = compiled.string.count("->>")
         values |= encode_keys({key[:parts] for key in keys})
-    return values
+    if name.endswith("AS_KNOWN"):
+        # They fail unless they find so many, and the time is as expected.
+        values |= {"b_count": 0, "b_tolerance_us": 1 << 62}
+    return {name: value for name, value in values.items() if name in compiled.binds}
 
 
 def without_clock(row: Any) -> list[Any]:
@@ -107,7 +110,7 @@ def test_rows_are_the_same(filled: Callable[[str], Engine], database: str, name:
         found = prepared.rows(connection, statement, values)
         with plainly(connection):
             expected = prepared.rows(connection, statement, values)
-        if "NOW" in name or "LEASE" in name:
+        if name.endswith(".NOW") or "LEASE" in name:
             assert len(found) == len(expected)
             return
         assert list(map(without_clock, found)) == list(map(without_clock, expected))

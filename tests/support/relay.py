@@ -57,7 +57,7 @@ class Relay:
         self._run(self._accept, listener)
 
     def swallow(self, words: bytes) -> None:
-        """End the connection of who says these words next, when the server has answered."""
+        """End the connection of who says these words next, and counts, when it is answered."""
         self._swallow = words
 
     @property
@@ -92,7 +92,7 @@ class Relay:
                     with self._lock:
                         self.round_trips += 1
                 time.sleep(self._delay_s)
-            if self._swallow is not None and self._swallow in said:
+            if line.counts and self._swallow is not None and self._swallow in said:
                 self._swallow = None
                 line.swallowing = True
             line.server.sendall(said)

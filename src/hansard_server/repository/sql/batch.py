@@ -48,11 +48,8 @@ from hansard_server.repository.sql.decisions import Named
 from hansard_server.repository.sql.known import KnownSessions, Uid
 from hansard_server.repository.sql.rows import artifact_values, event_values
 from hansard_server.repository.sql.state import SessionState
-from hansard_server.repository.sql.trips import Trip
+from hansard_server.repository.sql.trips import BEGIN, COMMIT, Trip
 
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-COMMIT = "COMMIT"
-ROLLBACK = "ROLLBACK"
 _WRONG_SQLSTATES = frozenset({"22012", "23505"})
 """A session is not as it was assumed to be; a request_id or an event's id is there already."""
 
@@ -70,9 +67,9 @@ class Batch:
 
     Attributes:
         skip_locked: answer Skipped for sessions that are locked elsewhere, instead of waiting.
-        known: for a batch that is the whole transaction, of commands that skip what is locked: its
-            first statements begin it, its last ones commit it, and it takes the sessions for what
-            they were, if they are known. The connection does none of that.
+        known: for a batch that is the whole transaction, of commands that skip what is locked, on a
+            connection in autocommit: the batch begins and commits, and it takes the sessions for
+            what they were, if they are known.
         changes: after `run`: what the commit will have done, a Change for each session.
         ending: the batch has asked for its own commit.
     """
@@ -100,7 +97,15 @@ class Batch:
         outcomes = [self._decide(sessions, command) for command in commands]
         hit("batch.decided")
         self._write(trip, sessions.states.values())
-        if self.known is not None:
+        if self.known is None:
+            trip.make()
+            hit("batch.written")
+        else:
+            # What is left of the writes is not sent yet: it goes with the commit.
+            hit("batch.written")
+            trip.say(COMMIT)
+            self.ending = True
+            trip.make()
             self.known.keep(sessions.states.values(), sessions.own_version)
         self._note_changes(sessions.states.values())
         return outcomes
@@ -111,13 +116,11 @@ class Batch:
         """Do what `run` does by one trip, in which the database looks whether all is as assumed.
 
         Return None where it is not, or not all is known, or a command would be refused: perhaps
-        wrongly. Nothing has happened then, and the next trip begins with what has to be first.
+        wrongly. Nothing has happened then.
         """
         sessions = known.assume(commands)
         if sessions is None:
             return None
-        asked_at = known.clock.asked_at()
-        trip.say(BEGIN)
         answer = sessions.ask(trip)
         outcomes = [
             _apply(sessions.state_of(command), sessions.named_of(command), command)
@@ -127,16 +130,18 @@ class Batch:
             trip.forget()
             return None
         hit("batch.decided")
+        self._write(trip, sessions.states.values())
+        hit("batch.written")
+        self.ending = True
         try:
-            self._write(trip, sessions.states.values())
+            trip.commit()
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in _WRONG_SQLSTATES:
                 raise
             self.ending = False
-            trip.say(ROLLBACK)
             return None
         [held] = answer.rows
-        known.clock.hear(held.now_us, asked_at)
+        known.clock.hear(held.now_us)
         known.keep(sessions.states.values(), held.own_version)
         self._note_changes(sessions.states.values())
         return outcomes
@@ -176,6 +181,7 @@ class Batch:
     # Writing --------------------------------------------------------------------------------------
 
     def _write(self, trip: Trip, states: Collection[SessionState]) -> None:
+        """Have the trip write what is new; part of it may have to be written at once."""
         trip.tell(
             statements.INSERT_EVENTS,
             [event_values(s.tenant, s.uid, event) for s in states for event in s.new_events],
@@ -207,18 +213,6 @@ class Batch:
             trip.make()
             shared = share_blobs(self.connection, made)
             trip.tell(statements.INSERT_ARTIFACTS, [artifact_values(a) for a in shared])
-        self._end(trip)
-
-    def _end(self, trip: Trip) -> None:
-        if self.known is None:
-            trip.make()
-            hit("batch.written")
-        else:
-            # What is left of the writes is not sent yet: it goes with the commit.
-            hit("batch.written")
-            trip.say(COMMIT)
-            self.ending = True
-            trip.make()
 
     def _hide(self, state: SessionState) -> None:
         """Hide what compactions have summarised: of these events those that are still visible."""

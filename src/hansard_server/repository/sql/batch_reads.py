@@ -68,7 +68,6 @@ class BatchSessions:
     _uids: dict[SessionName, Uid | None] = field(default_factory=dict)
     _asked: set[Uid] = field(default_factory=set)
     _gone: set[Uid] = field(default_factory=set)
-    _asked_at: int = 0
 
     def read(self, trip: Trip, commands: Sequence[Command]) -> None:
         """Resolve names, lock heads, and load what the commands need of their sessions.
@@ -82,7 +81,6 @@ class BatchSessions:
         names = {c.session for c in commands if isinstance(c, NamedCommand)}
         if self.known is not None:
             self._guess(names, self.known)
-            self._asked_at = self.known.clock.asked_at()
         keys = {name_key(name) for name in names}
         named = trip.ask(statements.NAMED, encode_keys(keys)) if keys else None
         # Otherwise all heads are locked by one statement, when all are known.
@@ -205,7 +203,7 @@ class BatchSessions:
             if self.known is not None:
                 state.version, self.own_version = row.version, row.own_version
                 self.known.compare(uid, row.version)
-                self.known.clock.hear(row.now_us, self._asked_at)
+                self.known.clock.hear(row.now_us)
         for state, row in self._of_states(found.claims):
             key, claimed = read_claim(row)
             state.claims[key] = claimed

@@ -225,6 +225,8 @@ def _postgresql_engine(url: URL, options: EngineOptions) -> Engine:
         "lock_timeout": options.lock_timeout_s * 1_000,
         # A transaction that was left open holds locks: the server ends it.
         "idle_in_transaction_session_timeout": options.statement_timeout_s * 2_000,
+        # Of transactions that nobody begins.
+        "default_transaction_isolation": r"read\ committed",
         # Every statement looks keys up in an index. While tables are small, or their statistics
         # old, the planner would rather read them whole.
         "enable_seqscan": "off",

@@ -210,18 +210,15 @@ class DatabaseClock:
         """Return the database's time; None as long as nothing was heard of it."""
         return None if self._ahead_us is None else _process_us() + self._ahead_us
 
-    def asked_at(self) -> int:
-        """Return when a question for the time is asked, for `hear`."""
-        return _process_us()
+    def hear(self, now_us: int) -> None:
+        """Take note of the time that the database has just told.
 
-    def hear(self, now_us: int, asked_at: int) -> None:
-        """Take note of the time that the database has told.
-
-        It has looked some time after it was asked, so that the least difference is the best one.
+        It has looked some time before, so that the greatest difference is the best one, and what
+        this process takes for the time is not ahead.
         """
-        ahead_us = now_us - asked_at
+        ahead_us = now_us - _process_us()
         known_us = self._ahead_us
-        if known_us is None or ahead_us < known_us or ahead_us > known_us + _TOLERANCE_US // 2:
+        if known_us is None or ahead_us > known_us or ahead_us < known_us - _TOLERANCE_US // 2:
             self._ahead_us = ahead_us
         else:
             # The clocks may drift.

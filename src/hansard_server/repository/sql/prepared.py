@@ -141,13 +141,13 @@ class Prepared:
         Raises the driver's errors.
         """
         cursor = self._cursor(connection)
-        cursor.execute(self._text, self._parameters(values))
+        cursor.execute(self._text, self._parameters(values), prepare=True)
         return lambda: [self._row(row) for row in self._fetched(cursor)]
 
     def send_many(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values in the driver's pipeline. Raises the driver's errors."""
         for text, parameters in self._texts(many):
-            self._cursor(connection).execute(text, parameters)
+            self._cursor(connection).execute(text, parameters, prepare=True)
 
     def write(self, connection: Connection, many: Sequence[Values]) -> None:
         """Run it for each of the values. Raises DBAPIError."""

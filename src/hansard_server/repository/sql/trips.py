@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from hansard_server.repository.sql.prepared import (
     Prepared,
@@ -20,6 +21,10 @@ from hansard_server.repository.sql.prepared import (
 _Step = tuple[str, Any, Any, "Answer | None"]
 """What it is, the statement, its values, and where its rows go."""
 _SAY, _ASK, _TELL = "say", "ask", "tell"
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
 
 
 class Answer:
@@ -65,13 +70,44 @@ class Trip:
     def make(self) -> None:
         """Run them, and forget them. Raises DBAPIError; what was begun is to be rolled back."""
         steps, self._steps = self._steps, []
-        if len(steps) > 1 and self._connection.dialect.name == "postgresql":
-            found = [self._find(step) for step in steps]
-            if None not in found:
-                self._send(steps, found)
-                return
+        found = self._find_all(steps)
+        if found:
+            self._send(steps, found)
+            return
         for step in steps:
             self._run(step)
+
+    def commit(self) -> None:
+        """Run them as one transaction, and forget them; the connection is in autocommit.
+
+        Raises DBAPIError; nothing is left then, unless the connection broke: that is not known.
+        """
+        steps, self._steps = self._steps, []
+        found = self._find_all(steps)
+        if found is not None:
+            # What comes before the end of a pipeline is a transaction, if nobody begins another.
+            self._send(steps, found)
+            return
+        connection = self._connection
+        connection.exec_driver_sql(BEGIN)
+        try:
+            for step in steps:
+                self._run(step)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                connection.exec_driver_sql(ROLLBACK)
+            raise
+        connection.exec_driver_sql(COMMIT)
+
+    def _find_all(self, steps: Sequence[_Step]) -> list[Prepared | str] | None:
+        """Return what the driver runs; None where SQLAlchemy does, and where there is no pipeline.
+
+        One step goes this way as well: the driver has to know what it has prepared, see `_send`.
+        """
+        if self._connection.dialect.name != "postgresql":
+            return None
+        found = [self._find(step) for step in steps]
+        return None if None in found else found  # type: ignore[return-value]
 
     def _find(self, step: _Step) -> Prepared | str | None:
         kind, statement, values, _ = step
@@ -92,6 +128,8 @@ class Trip:
         """Run them in psycopg's pipeline, of which one is not run when one before it failed.
 
         Rows are fetched after its end: a fetch inside would send what there is, and wait for it.
+        All statements are prepared when they are first run. Of those that psycopg prepares later it
+        forgets to take back that it has, if they are not run.
         """
         connection = self._connection
         driver = driver_of(connection)
