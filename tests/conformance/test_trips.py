@@ -118,6 +118,19 @@ def test_a_commit_is_all_or_nothing(engine: Engine, by: str) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgresql"])
+def test_a_commit_is_read_committed(engine: Engine) -> None:
+    alter = f'ALTER DATABASE "{engine.url.database}" SET default_transaction_isolation = {{}}'
+    with engine.begin() as connection:
+        connection.execute(text(alter.format("serializable")))
+    engine.dispose()
+    with committing(engine).connect() as connection:
+        trip = Trip(connection)
+        shown = trip.ask(select(func.current_setting("transaction_isolation").label("is_")), {})
+        trip.commit()
+    assert shown.rows[0].is_ == "read committed"
+
+
+@pytest.mark.parametrize("database", ["postgresql"])
 def test_a_connection_that_breaks_is_given_up(store_url: str) -> None:
     engine = make_engine(store_url)
     with committing(engine).connect() as connection:
