@@ -123,7 +123,7 @@ def test_a_commit_is_read_committed(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text(alter.format("serializable")))
     engine.dispose()
-    with committing(engine).connect() as connection:
+    with committing(engine).connect() as connection, connection.begin():
         trip = Trip(connection)
         shown = trip.ask(select(func.current_setting("transaction_isolation").label("is_")), {})
         trip.commit()
