@@ -23,7 +23,9 @@ DELAY_S = 0.001
 LISTED = "listed"
 CALLS = {
     "AppendEvents": ("append", ""),
+    "AppendEvents to a session that it knows": ("append", LISTED),
     "SendEvent": ("send", ""),
+    "SendEvent to a session that it knows": ("send", LISTED),
     "ListEvents": ("list", LISTED),
 }
 NEAR, FAR = "near", "far"

@@ -6,12 +6,13 @@ Only on PostgreSQL, where other processes write, too; random histories of two: s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from hansard_server.domain.clock import now_us
 from hansard_server.domain.errors import (
@@ -23,28 +24,46 @@ from hansard_server.domain.errors import (
     SessionDisabled,
     SessionNotFound,
 )
-from hansard_server.domain.records import TurnRecord
+from hansard_server.domain.records import EventType, TurnRecord
 from hansard_server.repository.api import Alteration, EventScan
-from hansard_server.repository.commands import Command, LeaseLost, TakeTurn, WhenBusy
-from hansard_server.repository.sql import known
+from hansard_server.repository.commands import (
+    ArtifactQuota,
+    Command,
+    FindInterrupted,
+    LeaseLost,
+    TakeTurn,
+    Upload,
+    WhenBusy,
+)
+from hansard_server.repository.sql import known, prepared
 from hansard_server.repository.sql.batch import Batch, Skipped
 from hansard_server.repository.sql.engine import committing
 from hansard_server.repository.sql.known import DatabaseClock, KnownSessions
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.trips import Trip
-from tests.support.commands import LEASE, NAME, accept, append, claim, draft, finish, step
+from tests.support.commands import LEASE, NAME, accept, append, claim, custom, draft, finish, step
 from tests.support.invariants import check_invariants
-from tests.support.records import AGENT, SESSION, TENANT, session, with_session
+from tests.support.records import AGENT, SESSION, TENANT, artifact, session, with_session
 
 RIGHT, NOT_KNOWN, WRONG = 1, 2, 3
 """Trips of a batch: all in one; what is read, and then written; the same after the one in vain."""
 SECOND_US = 1_000_000
+_END_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture
 def database() -> str:
     """Return the kind of database."""
     return "postgresql"
+
+
+@pytest.fixture(params=["sqlalchemy", "driver"])
+def run_by(request: pytest.FixtureRequest) -> str:
+    """Return who runs statements; the driver runs those of a trip together."""
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +80,7 @@ class Process:
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.known = KnownSessions()
-        self._engine = committing(engine)
+        self.connection = committing(engine).connect()
         self._trips = 0
         for name in ("make", "commit"):
             monkeypatch.setattr(Trip, name, self._counted(getattr(Trip, name)))
@@ -76,19 +95,26 @@ class Process:
     def run(self, *commands: Command) -> tuple[int, list[Any]]:
         """Return how many trips a batch took, and its outcomes."""
         self._trips = 0
-        with self._engine.connect() as connection, connection.begin():
-            batch = Batch(connection, now_us, skip_locked=True, known=self.known)
+        with self.connection.begin():
+            batch = Batch(self.connection, now_us, skip_locked=True, known=self.known)
             outcomes = batch.run(commands)
         return self._trips, outcomes
 
+    def count_prepared(self) -> int:
+        """Return how many statements the database keeps for this process."""
+        counted = text("SELECT count(*) FROM pg_prepared_statements")
+        with self.connection.begin():
+            return int(self.connection.execute(counted).scalar_one())
+
 
 @pytest.fixture
-def process(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Process:
+def process(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
     """Give a process that has just written to the session."""
     process = Process(engine, monkeypatch)
     process.run(append())
     assert process.run(append(claim=claim("used")))[0] == RIGHT
-    return process
+    yield process
+    process.connection.close()
 
 
 async def appended(store: SqlStore) -> None:
@@ -186,6 +212,7 @@ async def test_one_that_is_wrong_harms_no_other_of_its_batch(
     there = replace(NAME, session_key=other.key)
     process.run(append(session=there))
     monkeypatch.setattr(known, "_TRUSTED", 0)
+    monkeypatch.setattr(known, "_WRONG_IN_A_ROW", 100)
     for number in range(12):
         await store.submit(append(session=there))
         trips, outcomes = process.run(append(), append(session=there, claim=claim(f"{number}")))
@@ -243,6 +270,19 @@ async def test_ids_that_are_there_already(process: Process) -> None:
     assert isinstance(outcome, RequestIdReused)
 
 
+def test_what_is_written_by_several_trips_is_read_first(process: Process) -> None:
+    turn = process.run(accept())[1][0].turn
+    summary = replace(draft(type=EventType.COMPACTION), hides=(1, 2))
+    trips, [outcome] = process.run(step(turn, summary))
+    # What is read; what is new; what is hidden is not by a trip; and the end.
+    assert (trips, outcome.last_sequence) == (3, 4)
+    file = replace(artifact(1), session_uid=SESSION.uid)
+    upload = Upload(artifacts=(file,), quota=ArtifactQuota(max_files=9, max_bytes=1_000))
+    trips, [_] = process.run(append(custom(), while_busy=True, upload=upload))
+    assert trips == 3
+    assert process.run(finish(turn))[0] == RIGHT
+
+
 async def test_what_is_locked_elsewhere_is_not_waited_for(process: Process, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT 1 FROM session_heads FOR UPDATE"))
@@ -262,6 +302,108 @@ async def test_many_at_once_leave_one_record(store: SqlStore, engine: Engine, ur
     assert sorted(outcome.events[0][1] for outcome in outcomes) == list(range(1, 201))
     for other in others:
         await other.close()
+
+
+async def test_a_process_that_is_always_wrong_seldom_tries(
+    store: SqlStore, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_TOLERANCE_US", -1)
+    trips = [process.run(append())[0] for _ in range(40)]
+    assert trips[:3] == [WRONG] * 3
+    assert [index for index, count in enumerate(trips) if count == WRONG] == [
+        0,
+        1,
+        2,
+        3,
+        5,
+        9,
+        17,
+        33,
+    ]
+    monkeypatch.undo()
+    monkeypatch.setattr(process.known, "_pause_batches", 0)
+    other = await store.submit(append())
+    assert other.events[0][1] == 43
+
+
+async def test_what_refused_batches_leave_is_cleared(
+    process: Process,
+    run_by: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(known, "_WRONG_KEPT", 10)
+    monkeypatch.setattr(known, "_WRONG_IN_A_ROW", 1_000)
+    counts = []
+    for _ in range(30):
+        process.run(append(claim=claim("used")))
+        counts.append(process.count_prepared())
+    # psycopg warns of what it takes for lost.
+    assert not caplog.records
+    assert max(counts) < 30
+    if run_by == "driver":
+        # Those of the batch that follows.
+        assert counts[9] < counts[8]
+    assert process.run(append())[0] == RIGHT
+
+
+def test_turns_are_kept_as_long_as_they_are_small(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_TURNS_MAX_BYTES", 100)
+    kept = []
+    for size in (90, 101):
+        [accepted] = process.run(accept(input=draft(b"x" * size, type=EventType.INPUT_MESSAGE)))[1]
+        kept.append(process.run(step(accepted.turn))[0])
+        process.run(finish(accepted.turn))
+    assert kept == [RIGHT, NOT_KNOWN]
+    assert process.known._turns._bytes == 0
+
+
+async def test_turns_of_others_are_not_kept(store: SqlStore, process: Process) -> None:
+    turn = (await store.submit(accept())).turn
+    # It is read for this one.
+    process.run(FindInterrupted(session=NAME))
+    assert process.known._turns._bytes == 0
+    assert process.run(step(turn))[0] == NOT_KNOWN
+    assert process.known._turns._bytes > 0
+
+
+async def test_a_connection_that_ended_meanwhile_is_no_loss(
+    store: SqlStore, engine: Engine
+) -> None:
+    await store.submit(append())
+    await store.submit(append())
+    with engine.connect() as connection:
+        # It returns when they are gone.
+        assert all(connection.execute(text(_END_OTHERS)).scalars())
+    appended = await store.submit(append(expected_last_sequence=2))
+    assert appended.events[0][1] == 3
+
+
+async def test_what_fails_here_is_not_committed_in_part(
+    store: SqlStore, run_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of this process, and not of the database, while it sends."""
+    for number in range(2):
+        await store.submit(append(claim=claim(f"{number}")))
+    if run_by == "driver":
+        send_many = prepared.Prepared.send_many
+
+        def fail(self: prepared.Prepared, connection: Any, many: Any) -> None:
+            if "UPDATE session_heads" in self._text:
+                raise MemoryError
+            send_many(self, connection, many)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(prepared.Prepared, "send_many", fail)
+            with pytest.raises(MemoryError):
+                await store.submit(append())
+    # Text that PostgreSQL does not take.
+    with pytest.raises(DBAPIError):
+        await store.submit(append(claim=claim("a\0b")))
+    outcome = await store.submit(append(expected_last_sequence=2))
+    assert outcome.events[0][1] == 3
 
 
 async def test_the_time_is_the_databases(

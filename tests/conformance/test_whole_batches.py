@@ -32,6 +32,12 @@ def database() -> str:
     return "postgresql"
 
 
+@pytest.fixture(params=["sqlalchemy", "driver"])
+def run_by(request: pytest.FixtureRequest) -> str:
+    """Return who runs statements; the driver runs those of a trip together."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
     """Begin with one session, and check the record at the end."""

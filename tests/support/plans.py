@@ -643,7 +643,7 @@ def _forked_turns() -> Iterator[ForkedTurn]:
 # What is issued, and how it is run ---------------------------------------------------------------
 
 _PARAMETERS = re.compile(r"\((?:(?:\?|%\([^)]*\)s(?:::\w+)*)(?:, )?)+\)")
-_OF_TRANSACTIONS = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
+_WITHOUT_PLAN = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "DEALLOCATE")
 
 
 def normal(statement: str) -> str:
@@ -669,7 +669,7 @@ class Issued:
     statements: list[tuple[str, Any]] = field(default_factory=list)
 
     def note(self, _c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
-        if not statement.startswith(_OF_TRANSACTIONS) and issued_by_the_store():
+        if not statement.startswith(_WITHOUT_PLAN) and issued_by_the_store():
             self.statements.append((statement, parameters))
 
     @property
@@ -694,7 +694,7 @@ def explain(connection: Connection, call: Call, how: str = "") -> list[list[Any]
     prefix = how or ("EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN")
 
     def look(_c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
-        if statement.startswith(_OF_TRANSACTIONS) or not issued_by_the_store():
+        if statement.startswith(_WITHOUT_PLAN) or not issued_by_the_store():
             return
         # Of an executemany all rows are found alike. Before it is run: what it finds may be gone.
         one = parameters[0] if isinstance(parameters, list) else parameters

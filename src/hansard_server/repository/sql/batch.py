@@ -126,11 +126,14 @@ class Batch:
             _apply(sessions.state_of(command), sessions.named_of(command), command)
             for command in commands
         ]
-        if any(isinstance(outcome, Exception) for outcome in outcomes):
+        states = sessions.states.values()
+        refused = any(isinstance(outcome, Exception) for outcome in outcomes)
+        # Files and summaries are written by more than one trip.
+        if refused or any(state.hidden or state.new_artifacts for state in states):
             trip.forget()
             return None
         hit("batch.decided")
-        self._write(trip, sessions.states.values())
+        self._write(trip, states)
         hit("batch.written")
         self.ending = True
         try:
@@ -139,11 +142,16 @@ class Batch:
             if getattr(error.orig, "sqlstate", None) not in _WRONG_SQLSTATES:
                 raise
             self.ending = False
+            if known.was_wrong():
+                # psycopg does not know of all that it has prepared, where what it says after a
+                # statement that failed is not run. With this it forgets all.
+                self.connection.exec_driver_sql("DEALLOCATE ALL")
             return None
+        known.was_right()
         [held] = answer.rows
         known.clock.hear(held.now_us)
-        known.keep(sessions.states.values(), held.own_version)
-        self._note_changes(sessions.states.values())
+        known.keep(states, held.own_version)
+        self._note_changes(states)
         return outcomes
 
     def _note_changes(self, states: Collection[SessionState]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import sqlite3
 from functools import partial
 from typing import Any, TypeVar
@@ -108,14 +109,33 @@ def committing(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
+def has_ended(connection: Connection) -> bool:
+    """Tell whether PostgreSQL has ended the connection while nobody spoke; costs no round trip.
+
+    Of one that was cut without a word this is not known.
+    """
+    if connection.dialect.name == "sqlite":
+        return False
+    driver: Any = connection.connection.dbapi_connection
+    heard = select.poll()
+    heard.register(driver.fileno(), select.POLLIN)
+    try:
+        # The last words come before the end.
+        while heard.poll(0):
+            driver.pgconn.consume_input()
+    except connection.dialect.loaded_dbapi.Error:
+        return True
+    return False
+
+
 def lock_for_update(
-    select: SelectT, *, of: FromClause | None = None, skip_locked: bool = False
+    statement: SelectT, *, of: FromClause | None = None, skip_locked: bool = False
 ) -> SelectT:
     """Return the select with its rows, or those `of` one table, locked until the transaction ends.
 
     SQLite has no such clause and needs none: there a write transaction is alone.
     """
-    return select.with_for_update(of=of, skip_locked=skip_locked)
+    return statement.with_for_update(of=of, skip_locked=skip_locked)
 
 
 class database_now_us(FunctionElement[int]):  # noqa: N801 - it reads as the function that it is

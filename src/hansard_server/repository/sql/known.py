@@ -42,6 +42,14 @@ V = TypeVar("V")
 
 _TRUSTED = 2
 """So often in a row a session was as it is known, before a batch begins with that again."""
+_WRONG_IN_A_ROW = 3
+"""After so many batches that were wrong, one after the other, some do not begin so: it may be that
+all will be, since the database is far away, or others write wherever this process does."""
+_PAUSE_MAX_BATCHES = 255
+_WRONG_KEPT = 100
+"""What a refused batch leaves at the driver, and in the database, is cleared after so many."""
+_TURNS_MAX_BYTES = 32 << 20
+"""Turns are kept as long as their inputs together have no more bytes."""
 _TOLERANCE_US = 250_000
 """The database's time is taken for what it was, plus what has passed here. It may be so far off."""
 
@@ -52,13 +60,11 @@ class _Session:
 
     Attributes:
         version: that of its head's row.
-        turn: the unfinished one, if it runs in somebody's hands and is known.
         trust: how often in a row nobody else had been there, `_TRUSTED` at most.
     """
 
     head: Head
     version: str
-    turn: HeldTurn | None
     trust: int = _TRUSTED
 
 
@@ -70,6 +76,10 @@ class KnownSessions:
         self.clock = DatabaseClock()
         self._names: dict[_Key, Named] = {}
         self._sessions: dict[Uid, _Session] = {}
+        self._turns = _RunningTurns()
+        self._wrong = 0
+        self._wrong_in_a_row = 0
+        self._pause_batches = 0
         self._max_names = max_names
         self._max_sessions = max_sessions
 
@@ -90,6 +100,9 @@ class KnownSessions:
         That no request_id and no id that callers gave is there yet is assumed, too.
         """
         now_us = self.clock.now_us()
+        if self._pause_batches > 0:
+            self._pause_batches -= 1
+            return None
         if now_us is None:
             return None
         assumed = AssumedSessions(now_us)
@@ -98,12 +111,26 @@ class KnownSessions:
             session = None if uid is None else self._sessions.get(uid)
             if uid is None or session is None or session.trust < _TRUSTED:
                 return None
-            if not _suffices(session, command):
+            turn = self._turns.find(uid, session.head.unfinished_turn_id)
+            if not _suffices(session.head, turn, command):
                 return None
             assumed.add(uid, session.head, session.version)
-            if session.turn is not None and _needs_turn(session, command):
-                assumed.states[uid].turns[session.turn.record.id] = session.turn
+            if turn is not None and _needs_turn(session.head, command):
+                assumed.states[uid].turns[turn.record.id] = turn
         return assumed
+
+    def was_right(self) -> None:
+        """Take note of a batch that has begun so, and was not refused."""
+        self._wrong_in_a_row = 0
+
+    def was_wrong(self) -> bool:
+        """Take note of one that was refused; return whether it is time to clear up."""
+        self._wrong += 1
+        self._wrong_in_a_row += 1
+        more = self._wrong_in_a_row - _WRONG_IN_A_ROW
+        if more > 0:
+            self._pause_batches = min((1 << min(more, 16)) - 1, _PAUSE_MAX_BATCHES)
+        return self._wrong % _WRONG_KEPT == 0
 
     def compare(self, uid: Uid, version: str) -> None:
         """Take note of whether a session, as it was read, is as it is known."""
@@ -119,10 +146,10 @@ class KnownSessions:
             session = _Session(
                 state.head,
                 own_version if state.head_changed else state.version,
-                _running_turn(state, before, own_version),
                 _TRUSTED if before is None else before.trust,
             )
             _put_last(self._sessions, uid, session, self._max_sessions)
+            self._turns.keep(uid, state, own_version)
 
     def _uid_of(self, command: Command, assumed: AssumedSessions) -> Uid | None:
         if isinstance(command, OwnedCommand):
@@ -198,6 +225,41 @@ class AssumedSessions:
         return answer
 
 
+class _RunningTurns:
+    """The turns that run in somebody's hands, as this process has left them; the newest ones."""
+
+    def __init__(self) -> None:
+        """Keep none yet."""
+        self._turns: dict[Uid, HeldTurn] = {}
+        self._bytes = 0
+
+    def find(self, uid: Uid, turn_id: str | None) -> HeldTurn | None:
+        """Return a session's unfinished turn, if it is kept."""
+        held = self._turns.get(uid)
+        return held if held is not None and held.record.id == turn_id else None
+
+    def keep(self, uid: Uid, state: SessionState, own_version: str) -> None:
+        """Keep the session's turn if the transaction has changed it, and forget what has ended."""
+        turn_id = state.head.unfinished_turn_id
+        before = self._turns.pop(uid, None)
+        if before is not None:
+            self._bytes -= len(before.record.input)
+        held = state.turns.get(turn_id or "", before)
+        if held is None or held.record.id != turn_id:
+            return
+        if turn_id in state.changed_turns:
+            held = replace(held, version=own_version)
+        elif before is None:
+            # It is somebody else's.
+            return
+        if held.record.status is not TurnStatus.RUNNING or held.lease_owner is None:
+            return
+        self._turns[uid] = held
+        self._bytes += len(held.record.input)
+        while self._bytes > _TURNS_MAX_BYTES:
+            self._bytes -= len(self._turns.pop(next(iter(self._turns))).record.input)
+
+
 class DatabaseClock:
     """The database's time, as far as it is known without asking."""
 
@@ -242,43 +304,24 @@ def _put_last(kept: dict[K, V], key: K, value: V, most: int) -> None:
         del kept[next(iter(kept))]
 
 
-def _running_turn(
-    state: SessionState, before: _Session | None, own_version: str
-) -> HeldTurn | None:
-    turn_id = state.head.unfinished_turn_id
-    if turn_id is None:
-        return None
-    held = state.turns.get(turn_id)
-    if held is None:
-        held = None if before is None else before.turn
-        return held if held is not None and held.record.id == turn_id else None
-    if held.record.status is not TurnStatus.RUNNING or held.lease_owner is None:
-        return None
-    return replace(held, version=own_version) if turn_id in state.changed_turns else held
+def _suffices(head: Head, turn: HeldTurn | None, command: Command) -> bool:
+    """Tell whether the command needs no more of its session than head and running turn.
 
-
-def _suffices(session: _Session, command: Command) -> bool:
-    """Tell whether the command needs no more of its session than what is known of it.
-
-    Files and summaries are written by more than one trip, and a turn that waits is read first.
+    A turn that waits, and what is stored of a caller's tool call, is read first.
     """
     match command:
         case AppendDrafts():
-            calls = any(draft.tool_call_id is not None for draft in command.drafts)
-            return command.upload is None and not calls
+            return not any(draft.tool_call_id is not None for draft in command.drafts)
         case AcceptInput():
-            return session.turn is not None or not _needs_turn(session, command)
+            return turn is not None or not _needs_turn(head, command)
         case RecordStep() | FinishTurn() | AwaitCalls() | HandOn():
-            turn_id = None if session.turn is None else session.turn.record.id
-            starts = isinstance(command, FinishTurn) and session.head.queued_turns > 0
-            more = any(draft.artifacts or draft.hides for draft in command.drafts)
-            return turn_id == command.turn.turn_id and not starts and not more
+            starts = isinstance(command, FinishTurn) and head.queued_turns > 0
+            return turn is not None and turn.record.id == command.turn.turn_id and not starts
         case _:
             return False
 
 
-def _needs_turn(session: _Session, command: Command) -> bool:
+def _needs_turn(head: Head, command: Command) -> bool:
     if isinstance(command, AcceptInput):
-        steers = command.when_busy is WhenBusy.STEER
-        return steers and session.head.unfinished_turn_id is not None
+        return command.when_busy is WhenBusy.STEER and head.unfinished_turn_id is not None
     return isinstance(command, OwnedCommand)

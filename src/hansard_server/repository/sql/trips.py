@@ -20,6 +20,7 @@ from hansard_server.repository.sql.prepared import (
 
 _Step = tuple[str, Any, Any, "Answer | None"]
 """What it is, the statement, its values, and where its rows go."""
+_Fetch = Callable[[], list[Any]]
 _SAY, _ASK, _TELL = "say", "ask", "tell"
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -132,18 +133,53 @@ class Trip:
         forgets to take back that it has, if they are not run.
         """
         connection = self._connection
-        driver = driver_of(connection)
-        fetches: list[tuple[Answer, Callable[[], list[Any]]]] = []
+        errors = connection.dialect.loaded_dbapi.Error
+        fetches: list[tuple[Answer, _Fetch]] = []
+        refused: Exception | None = None
         try:
-            with driver.pipeline():
-                for (_, _, values, answer), prepared in zip(steps, found, strict=True):
-                    if isinstance(prepared, str):
-                        driver.cursor().execute(prepared)
-                    elif answer is None:
-                        prepared.send_many(connection, values)
-                    else:
-                        fetches.append((answer, prepared.send(connection, values)))
-            for answer, fetch in fetches:
-                answer.rows = fetch()
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise wrapped(connection, error, None) from error
+            with driver_of(connection).pipeline():
+                refused = self._fill(steps, found, fetches)
+            if refused is None:
+                for answer, fetch in fetches:
+                    answer.rows = fetch()
+        except errors as error:
+            # What comes after a refusal says only that it was not run.
+            refused = refused or error
+        except BaseException:
+            connection.invalidate()
+            raise
+        if refused is not None:
+            raise _failure(connection, refused) from refused
+
+    def _fill(
+        self, steps: Sequence[_Step], found: Sequence[Any], fetches: list[tuple[Answer, _Fetch]]
+    ) -> Exception | None:
+        """Have the pipeline run the statements; return why the server has refused one already."""
+        driver = driver_of(self._connection)
+        try:
+            for (_, _, values, answer), prepared in zip(steps, found, strict=True):
+                if isinstance(prepared, str):
+                    driver.cursor().execute(prepared)
+                elif answer is None:
+                    prepared.send_many(self._connection, values)
+                else:
+                    fetches.append((answer, prepared.send(self._connection, values)))
+        except BaseException as error:
+            if isinstance(error, Exception) and getattr(error, "sqlstate", None) is not None:
+                return error
+            # It is not the server that refuses. What was sent would be committed by the end of the
+            # pipeline: that must not come.
+            driver.close()
+            raise
+        return None
+
+
+def _failure(connection: Connection, error: Exception) -> Exception:
+    """Return the driver's error as SQLAlchemy's; a connection that was closed here is given up."""
+    dbapi = connection.dialect.loaded_dbapi
+    if not driver_of(connection).closed or isinstance(error, dbapi.OperationalError):
+        return wrapped(connection, error, None)
+    connection.invalidate()
+    return DBAPIError.instance(
+        None, None, error, dbapi.Error, hide_parameters=True, dialect=connection.dialect
+    )

@@ -16,6 +16,7 @@ from hansard_server.failpoints import hit
 from hansard_server.repository.api import Change
 from hansard_server.repository.commands import AcceptInput, AnswerCalls, AppendDrafts
 from hansard_server.repository.sql.batch import Batch
+from hansard_server.repository.sql.engine import has_ended
 from hansard_server.repository.sql.jobs import Done, Job, Publish, Work
 from hansard_server.repository.sql.known import KnownSessions
 from hansard_server.repository.sql.writes import SqlWriteTx
@@ -76,6 +77,9 @@ class Writer:
             if not jobs:
                 continue
             try:
+                if connection is not None and has_ended(connection):
+                    _discard(connection)
+                    connection = None
                 connection = connection or self._engine.connect()
                 self._write_together(connection, jobs)
             except DBAPIError:
