@@ -10,7 +10,9 @@ from sqlalchemy import Engine
 from hansard_server.repository.sql.engine import make_engine
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.databases import Databases
+from tests.support.invariants import check_invariants
 from tests.support.plans import noting
+from tests.support.records import with_session
 
 
 @pytest.fixture
@@ -39,6 +41,15 @@ def engine(url: str) -> Iterator[Engine]:
 def run_by() -> str:
     """Return who runs the store's statements: SQLAlchemy, so that all are noted, or the driver."""
     return "sqlalchemy"
+
+
+@pytest.fixture
+async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
+    """Begin with one session, and check the record at the end."""
+    await with_session(store)
+    yield
+    with engine.connect() as connection:
+        check_invariants(connection)
 
 
 @pytest.fixture

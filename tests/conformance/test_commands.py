@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -63,26 +62,14 @@ from tests.support.commands import (
     tool_input,
     tool_output,
 )
-from tests.support.invariants import check_invariants
-from tests.support.records import AGENT, SESSION, TENANT, artifact, session, with_session
+from tests.support.records import AGENT, SESSION, TENANT, artifact, session
 
+pytestmark = [
+    pytest.mark.usefixtures("whole"),
+    pytest.mark.parametrize("run_by", ["sqlalchemy", "driver"]),
+]
 ALL = EventScan(limit=1_000, max_bytes=1 << 30, max_rows=100_000, include_hidden=True)
 SEED = 20261121
-
-
-@pytest.fixture(params=["sqlalchemy", "driver"])
-def run_by(request: pytest.FixtureRequest) -> str:
-    """Return who runs statements; the driver runs some of them together."""
-    return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
-    """Begin with one session, and check the record at the end."""
-    await with_session(store)
-    yield
-    with engine.connect() as connection:
-        check_invariants(connection)
 
 
 async def events_of(store: SqlStore, uid: str = SESSION.uid) -> tuple[EventRecord, ...]:

@@ -6,7 +6,7 @@ Only on PostgreSQL, where other processes write, too; random histories of two: s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -42,9 +42,12 @@ from hansard_server.repository.sql.known import DatabaseClock, KnownSessions
 from hansard_server.repository.sql.store import SqlStore
 from hansard_server.repository.sql.trips import Trip
 from tests.support.commands import LEASE, NAME, accept, append, claim, custom, draft, finish, step
-from tests.support.invariants import check_invariants
-from tests.support.records import AGENT, SESSION, TENANT, artifact, session, with_session
+from tests.support.records import AGENT, SESSION, TENANT, artifact, session
 
+pytestmark = [
+    pytest.mark.usefixtures("whole"),
+    pytest.mark.parametrize("run_by", ["sqlalchemy", "driver"]),
+]
 RIGHT, NOT_KNOWN, WRONG = 1, 2, 3
 """Trips of a batch: all in one; what is read, and then written; the same after the one in vain."""
 SECOND_US = 1_000_000
@@ -58,21 +61,6 @@ _END_OTHERS = (
 def database() -> str:
     """Return the kind of database."""
     return "postgresql"
-
-
-@pytest.fixture(params=["sqlalchemy", "driver"])
-def run_by(request: pytest.FixtureRequest) -> str:
-    """Return who runs statements; the driver runs those of a trip together."""
-    return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-async def checked(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
-    """Begin with one session, and check the record at the end."""
-    await with_session(store)
-    yield
-    with engine.connect() as connection:
-        check_invariants(connection)
 
 
 class Process:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import Engine
 
 from hansard_server.domain.clock import now_us
 from hansard_server.domain.errors import (
@@ -55,28 +53,16 @@ from tests.support.commands import (
     tool_input,
     tool_output,
 )
-from tests.support.invariants import check_invariants
-from tests.support.records import AGENT, SESSION, TENANT, with_session
+from tests.support.records import AGENT, SESSION, TENANT
 
+pytestmark = [
+    pytest.mark.usefixtures("whole"),
+    pytest.mark.parametrize("run_by", ["sqlalchemy", "driver"]),
+]
 CLIENT = PendingKind.CLIENT_TOOL
 OUTPUTS = EventScan(
     limit=100, max_bytes=1 << 20, max_rows=1_000, types=frozenset({EventType.TOOL_OUTPUT})
 )
-
-
-@pytest.fixture(params=["sqlalchemy", "driver"])
-def run_by(request: pytest.FixtureRequest) -> str:
-    """Return who runs statements; the driver runs some of them together."""
-    return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
-    """Begin with one session, and check the record at the end."""
-    await with_session(store)
-    yield
-    with engine.connect() as connection:
-        check_invariants(connection)
 
 
 async def running(store: SqlStore, *call_ids: str) -> TurnRecord:

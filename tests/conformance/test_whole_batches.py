@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -20,9 +19,12 @@ from hansard_server.repository.sql.engine import committing
 from hansard_server.repository.sql.known import KnownSessions
 from hansard_server.repository.sql.store import SqlStore
 from tests.support.commands import NAME, accept, append, claim, draft, step
-from tests.support.invariants import check_invariants
-from tests.support.records import SESSION, TENANT, session, with_session
+from tests.support.records import SESSION, TENANT, session
 
+pytestmark = [
+    pytest.mark.usefixtures("whole"),
+    pytest.mark.parametrize("run_by", ["sqlalchemy", "driver"]),
+]
 ALL = EventScan(limit=1_000, max_bytes=1 << 30, max_rows=100_000)
 
 
@@ -30,21 +32,6 @@ ALL = EventScan(limit=1_000, max_bytes=1 << 30, max_rows=100_000)
 def database() -> str:
     """Return the kind of database."""
     return "postgresql"
-
-
-@pytest.fixture(params=["sqlalchemy", "driver"])
-def run_by(request: pytest.FixtureRequest) -> str:
-    """Return who runs statements; the driver runs those of a trip together."""
-    return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-async def whole(store: SqlStore, engine: Engine) -> AsyncIterator[None]:
-    """Begin with one session, and check the record at the end."""
-    await with_session(store)
-    yield
-    with engine.connect() as connection:
-        check_invariants(connection)
 
 
 async def events_of(store: SqlStore, uid: str) -> tuple[EventRecord, ...]:

@@ -128,7 +128,7 @@ class StoreBase(RuleBasedStateMachine):
     ) -> None:
         self.waiting.append(Step(command, predict, compare))
 
-    @rule(replica=st.sampled_from([None, None, None, 0]))
+    @rule(replica=st.sampled_from([None, 0]))
     def flush(self, replica: int | None = None) -> None:
         """Submit all commands that wait at once: the store may do them in one transaction."""
         steps, self.waiting = self.waiting, []

@@ -33,10 +33,7 @@ from hansard_server.repository.commands import (
 from hansard_server.repository.sql import batch_statements as statements
 from hansard_server.repository.sql import decisions, pending
 from hansard_server.repository.sql.alterations import hide_summarised
-from hansard_server.repository.sql.batch_reads import (
-    BatchSessions,
-    session_not_found,
-)
+from hansard_server.repository.sql.batch_reads import BatchSessions, session_not_found
 from hansard_server.repository.sql.batch_rows import (
     claim_row,
     head_update,
@@ -123,7 +120,7 @@ class Batch:
             return None
         answer = sessions.ask(trip)
         outcomes = [
-            _apply(sessions.state_of(command), sessions.named_of(command), command)
+            _outcome_of(sessions.state_of(command), sessions.named_of(command), command)
             for command in commands
         ]
         states = sessions.states.values()
@@ -184,7 +181,7 @@ class Batch:
             if isinstance(command, NamedCommand):
                 return session_not_found(command.session)
             return None if isinstance(command, StartNext | ExpireCalls) else LeaseLost()
-        return _apply(state, named, command)
+        return _outcome_of(state, named, command)
 
     # Writing --------------------------------------------------------------------------------------
 
@@ -230,14 +227,14 @@ class Batch:
         self._altered[state.tenant, state.uid] = numbered
 
 
-def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
+def _outcome_of(state: SessionState, named: Named | None, command: Command) -> Outcome:
     try:
-        return _decide(state, named, command)
+        return _apply(state, named, command)
     except Exception as error:  # noqa: BLE001 - the outcome of one command, raised by its waiter
         return error
 
 
-def _decide(state: SessionState, named: Named | None, command: Command) -> Outcome:
+def _apply(state: SessionState, named: Named | None, command: Command) -> Outcome:
     match command:
         case AppendDrafts() if named is not None:
             return decisions.append_drafts(state, named, command)

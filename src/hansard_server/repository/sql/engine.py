@@ -30,7 +30,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from hansard_server.domain.values import dataclass
-from hansard_server.repository.sql.prepared import begin
+from hansard_server.repository.sql.prepared import begin, driver_of
 
 SelectT = TypeVar("SelectT", bound=Select[Any])
 
@@ -116,7 +116,7 @@ def has_ended(connection: Connection) -> bool:
     """
     if connection.dialect.name == "sqlite":
         return False
-    driver: Any = connection.connection.dbapi_connection
+    driver = driver_of(connection)
     heard = select.poll()
     heard.register(driver.fileno(), select.POLLIN)
     try:

@@ -99,10 +99,10 @@ class KnownSessions:
 
         That no request_id and no id that callers gave is there yet is assumed, too.
         """
-        now_us = self.clock.now_us()
         if self._pause_batches > 0:
             self._pause_batches -= 1
             return None
+        now_us = self.clock.now_us()
         if now_us is None:
             return None
         assumed = AssumedSessions(now_us)

@@ -129,8 +129,8 @@ class Trip:
         """Run them in psycopg's pipeline, of which one is not run when one before it failed.
 
         Rows are fetched after its end: a fetch inside would send what there is, and wait for it.
-        All statements are prepared when they are first run. Of those that psycopg prepares later it
-        forgets to take back that it has, if they are not run.
+        Statements are prepared when they are first run, and what is said never is. Of those that
+        psycopg prepares later it forgets to take back that it has, if they are not run.
         """
         connection = self._connection
         errors = connection.dialect.loaded_dbapi.Error
@@ -159,7 +159,7 @@ class Trip:
         try:
             for (_, _, values, answer), prepared in zip(steps, found, strict=True):
                 if isinstance(prepared, str):
-                    driver.cursor().execute(prepared)
+                    driver.cursor().execute(prepared, prepare=False)
                 elif answer is None:
                     prepared.send_many(self._connection, values)
                 else:
