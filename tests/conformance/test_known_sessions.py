@@ -271,6 +271,15 @@ def test_what_is_written_by_several_trips_is_read_first(process: Process) -> Non
     assert process.run(finish(turn))[0] == RIGHT
 
 
+def test_a_turn_that_waits_is_read_and_starts(process: Process) -> None:
+    _, [running, waiting] = process.run(accept(), accept())
+    trips, [finished] = process.run(finish(running.turn))
+    assert (trips, finished.next_turn.id) == (NOT_KNOWN + 1, waiting.turn.id)
+    # Both in one batch need no reading: what waits has come with it.
+    _, [waiting, finished] = process.run(accept(), finish(finished.next_turn))
+    assert finished.next_turn.id == waiting.turn.id
+
+
 async def test_what_is_locked_elsewhere_is_not_waited_for(process: Process, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT 1 FROM session_heads FOR UPDATE"))

@@ -7,9 +7,6 @@ the same examples again.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -46,26 +43,21 @@ def run(url: str, *, examples: int, steps: int) -> None:
 
 
 def test_results_equal_the_models(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes: Counter[str] = Counter()
+    right: list[KnownSessions] = []
+    was_right = KnownSessions.was_right
 
-    def counted(name: str) -> Callable[[KnownSessions], object]:
-        method: Any = getattr(KnownSessions, name)
+    def note(sessions: KnownSessions) -> None:
+        right.append(sessions)
+        was_right(sessions)
 
-        def note(sessions: KnownSessions) -> object:
-            outcomes[name] += 1
-            return method(sessions)
-
-        return note
-
-    names = ("was_right", "was_wrong")
-    for name in names:
-        monkeypatch.setattr(KnownSessions, name, counted(name))
+    monkeypatch.setattr(KnownSessions, "was_right", note)
     # What was wrong once is begun with again.
     monkeypatch.setattr(known, "_TRUSTED", 0)
     monkeypatch.setattr(known, "_WRONG_IN_A_ROW", 1_000_000)
     run(url, examples=100, steps=50)
     if not url.startswith("sqlite"):
-        assert min(outcomes[name] for name in names) >= 10, outcomes
+        # How many are wrong differs from run to run; each way to be so is in `test_known_sessions`.
+        assert len(right) >= 30
 
 
 @pytest.mark.soak
